@@ -1,0 +1,1 @@
+//! The harness that starts the built server on real Docker and talks to it as clients do.

@@ -1,0 +1,12 @@
+//! The agent: PID 1 of every sandbox, and the only program of ours inside it.
+//!
+//! ```text
+//! relay (stdio of an exec stream) ─▶ /run/greenroom/agent.sock ─▶ serve ─┬─▶ runs ──▶ kernel::{python, shell}
+//!                                                                        ├─▶ files (a child with the guest's uid)
+//!                                                                        ├─▶ tunnel
+//!                                                                        └─▶ lease ─▶ exit code
+//! ```
+//! The agent trusts its server and nobody inside: every child runs as the guest, and what a child says
+//! is bounded before it is passed on.
+
+pub mod kernel;

@@ -1,0 +1,41 @@
+//! What the engine tells an agent on its command line when a sandbox is created.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{GUEST_UID, Language, SOCKET_PATH, WORK_DIR};
+
+/// The agent's whole configuration, passed as one JSON argument: `agent init '{…}'`.
+///
+/// Nothing secret belongs here: a guest can read its PID 1's arguments.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentConfig {
+    /// Where the agent listens.
+    pub socket: String,
+    /// The conversation's directory.
+    pub work_dir: String,
+    /// The user that children run as; `None` where the platform lets the agent have one user only.
+    pub guest_uid: Option<u32>,
+    /// Kernels that must answer before the sandbox counts as ready. The first is the default language.
+    pub ready: Vec<Language>,
+    /// Python modules imported before the sandbox counts as ready.
+    pub preload: Vec<String>,
+    /// An unbound sandbox with no live channel for this long ends itself, in milliseconds.
+    pub unbound_ms: u64,
+    /// Bytes of each output stream of a run that are spilled to a file at most.
+    pub spill_bytes: u64,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            socket: SOCKET_PATH.to_owned(),
+            work_dir: WORK_DIR.to_owned(),
+            guest_uid: Some(GUEST_UID),
+            ready: vec![Language::Python],
+            preload: Vec::new(),
+            unbound_ms: 30_000,
+            spill_bytes: 64 << 20,
+        }
+    }
+}

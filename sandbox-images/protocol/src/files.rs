@@ -1,0 +1,48 @@
+//! Files as they are listed.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /files`: sorted by path, bounded by [`crate::limits::LIST_ENTRIES`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileList {
+    /// The entries, relative to the work directory.
+    pub entries: Vec<FileEntry>,
+    /// Entries left out because of the bound; at least this many.
+    pub omitted: u64,
+}
+
+/// One file, folder or other thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Relative to the work directory; bytes that are not UTF-8 are shown as `\xNN`.
+    pub path: String,
+    /// What it is.
+    pub kind: FileKind,
+    /// Bytes; 0 for what has no size.
+    pub size: u64,
+    /// Milliseconds since 1970.
+    pub modified_ms: u64,
+}
+
+/// What a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Directory,
+    /// A symbolic link, not followed.
+    Symlink,
+    /// A FIFO, socket or device: listed, never opened.
+    Other,
+}
+
+/// What a deletion took away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    /// What was at the path.
+    pub kind: FileKind,
+    /// Files and folders that went, the path itself included.
+    pub count: u64,
+}

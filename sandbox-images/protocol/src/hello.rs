@@ -1,0 +1,137 @@
+//! The agent's first answer: who it is, where it runs, what it can run.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::LeaseState;
+
+/// `GET /`: keeps its shape across generations, so that any server can name what it met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`crate::GENERATION`] of the agent.
+    pub generation: u32,
+    /// The agent's version, for people.
+    pub version: String,
+    /// Random per start of the agent: tells a restarted sandbox from the one that was known.
+    pub boot: String,
+    /// True once every kernel in [`crate::AgentConfig::ready`] answers and the preloads are done.
+    pub ready: bool,
+    /// Why it will never be ready, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+    /// What the agent saw of the machine under it before any guest code ran.
+    pub platform: Platform,
+    /// The kernels of this image.
+    pub kernels: Vec<KernelView>,
+    /// Whose the sandbox is.
+    pub lease: LeaseState,
+    /// Milliseconds since the agent started.
+    pub uptime_ms: u64,
+}
+
+/// The agent's look at the machine: a claim, made before any guest code ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    /// True if the kernel's ring buffer and version say gVisor.
+    pub gvisor: bool,
+    /// `/proc/version`, bounded.
+    pub kernel: String,
+    /// Processors as seen inside.
+    pub cpus: u32,
+    /// `MemTotal` in bytes as seen inside.
+    pub memory_bytes: u64,
+    /// Bytes of the root filesystem as seen inside.
+    pub disk_bytes: u64,
+}
+
+/// A language that a kernel runs, by its Jupyter name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Language {
+    /// IPython, or the plain interpreter where the image has no IPython.
+    Python,
+    /// One persistent bash.
+    Bash,
+}
+
+impl Language {
+    /// Every language, in the order in which they are offered.
+    pub const ALL: [Self; 2] = [Self::Python, Self::Bash];
+
+    /// The name on the wire and in answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::Bash => "bash",
+        }
+    }
+}
+
+impl fmt::Display for Language {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Language {
+    type Err = ();
+
+    /// Accepts the names and the aliases that people and models write.
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name.trim().to_ascii_lowercase().as_str() {
+            "python" | "python3" | "py" | "ipython" => Ok(Self::Python),
+            "bash" | "sh" | "shell" => Ok(Self::Bash),
+            _ => Err(()),
+        }
+    }
+}
+
+/// One kernel as hello shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelView {
+    /// What it runs.
+    pub language: Language,
+    /// Where it stands.
+    pub state: KernelState,
+    /// Its version for people, such as `Python 3.13.5, IPython 9.1.0`, once it has answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+/// Where a kernel stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelState {
+    /// Not started; it starts with its first run.
+    Dormant,
+    /// Starting or preloading.
+    Starting,
+    /// Waiting for code.
+    Idle,
+    /// Running code.
+    Busy,
+    /// It cannot start in this image.
+    Absent,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aliases_name_their_language() {
+        for (name, language) in [
+            ("py", Language::Python),
+            ("Python", Language::Python),
+            ("sh", Language::Bash),
+        ] {
+            assert_eq!(name.parse(), Ok(language), "{name}");
+        }
+        assert_eq!("cobol".parse::<Language>(), Err(()));
+        for language in Language::ALL {
+            assert_eq!(language.as_str().parse(), Ok(language));
+        }
+    }
+}

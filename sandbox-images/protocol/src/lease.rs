@@ -1,0 +1,209 @@
+//! Whose a sandbox is, for how long, and how it ended.
+
+use serde::{Deserialize, Serialize};
+
+/// The session's HMAC name as 64 hexadecimal digits: what binds a sandbox to a session without the
+/// agent learning which conversation that is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyDigest(pub String);
+
+/// `POST /lease`: bind this sandbox, or find it bound to the same key already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRequest {
+    /// The session.
+    pub key: KeyDigest,
+    /// Ends after this long without a run, tunnel or transfer. A repeated request may change it.
+    pub idle_ms: u64,
+    /// Ends this long after it was bound, whatever happens. Fixed by the first request.
+    pub lifetime_ms: u64,
+    /// Set where an earlier sandbox of this session is gone: the news that the first answers carry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarted: Option<RestartReason>,
+}
+
+/// The agent's answer to a lease that it grants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseGrant {
+    /// What the session's caller must hear.
+    pub standing: Standing,
+    /// [`crate::Hello::boot`] of the agent that granted it.
+    pub boot: String,
+}
+
+/// How a call found its session. `new` and `restarted` are repeated until told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "standing", rename_all = "lowercase")]
+pub enum Standing {
+    /// Nothing from earlier exists.
+    New,
+    /// The session goes on.
+    Existing,
+    /// An earlier sandbox of this session is gone, and with it its variables and files.
+    Restarted {
+        /// Why it is gone.
+        reason: RestartReason,
+    },
+}
+
+/// Why an earlier sandbox of a session is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartReason {
+    /// Nothing ran in it for longer than the pool's idle time.
+    Idle,
+    /// It reached the pool's lifetime.
+    Lifetime,
+    /// The caller asked for it.
+    Reset,
+    /// It made room for another session.
+    Evicted,
+    /// The memory limit ended it as a whole.
+    OutOfMemory,
+    /// Something inside ended it: PID 1 was killed, or the platform under it gave up.
+    EndedInside,
+    /// Somebody or something outside removed it, or the host restarted.
+    Removed,
+    /// It stopped answering and was destroyed.
+    Unresponsive,
+    /// The session existed, and no record says how it ended.
+    NoLongerOnRecord,
+}
+
+/// The lease as `GET /lease` and [`crate::Hello`] show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum LeaseState {
+    /// Nobody's yet.
+    Unbound,
+    /// A session's.
+    Bound(LeaseView),
+    /// It has decided to end and grants nothing any more.
+    Ending(Ended),
+}
+
+/// A bound lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// The session that holds it.
+    pub key: KeyDigest,
+    /// What the next answer must say.
+    #[serde(flatten)]
+    pub standing: Standing,
+    /// Milliseconds since it was bound.
+    pub age_ms: u64,
+    /// Milliseconds without a run, tunnel or transfer.
+    pub idle_ms: u64,
+    /// Milliseconds until it ends if nothing more happens.
+    pub ends_in_ms: u64,
+    /// What would end it then.
+    pub ends_by: EndReason,
+}
+
+/// Why an agent ended its sandbox; each has its own exit code, so that the engine can say it later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// Unbound, and no server held a channel to it.
+    Unbound,
+    /// Idle for too long.
+    Idle,
+    /// Lifetime over.
+    Lifetime,
+    /// `reset_session`.
+    Reset,
+    /// Made room for another session.
+    Evicted,
+    /// The agent itself failed to start.
+    Failed,
+}
+
+impl EndReason {
+    /// Every reason, for the table that maps exit codes back.
+    pub const ALL: [Self; 6] = [
+        Self::Unbound,
+        Self::Idle,
+        Self::Lifetime,
+        Self::Reset,
+        Self::Evicted,
+        Self::Failed,
+    ];
+
+    /// The exit code of PID 1. From 80 on: below the shell's 126–128+n, above what programs use.
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Unbound => 80,
+            Self::Idle => 81,
+            Self::Lifetime => 82,
+            Self::Reset => 83,
+            Self::Evicted => 84,
+            Self::Failed => 85,
+        }
+    }
+
+    /// The reason behind an exit code, if it is one of ours.
+    #[must_use]
+    pub fn from_exit_code(code: i64) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|reason| i64::from(reason.exit_code()) == code)
+    }
+
+    /// The name in queries and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unbound => "unbound",
+            Self::Idle => "idle",
+            Self::Lifetime => "lifetime",
+            Self::Reset => "reset",
+            Self::Evicted => "evicted",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// 410's body: the sandbox has decided to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Why.
+    pub reason: EndReason,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_an_exit_code_of_its_own() {
+        for reason in EndReason::ALL {
+            assert_eq!(
+                EndReason::from_exit_code(i64::from(reason.exit_code())),
+                Some(reason)
+            );
+        }
+        assert_eq!(EndReason::from_exit_code(137), None);
+    }
+
+    #[test]
+    fn a_bound_lease_survives_the_wire() {
+        let state = LeaseState::Bound(LeaseView {
+            key: KeyDigest("ab".into()),
+            standing: Standing::Restarted {
+                reason: RestartReason::OutOfMemory,
+            },
+            age_ms: 1,
+            idle_ms: 2,
+            ends_in_ms: 3,
+            ends_by: EndReason::Idle,
+        });
+        let text = serde_json::to_string(&state).unwrap();
+        assert_eq!(
+            serde_json::from_str::<LeaseState>(&text).unwrap(),
+            state,
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! What the server's guest client and the agent in a sandbox say to each other.
+//!
+//! HTTP/2 over one byte stream, JSON bodies, events as newline-delimited JSON. This crate holds the
+//! paths, the bodies and the bounds, and nothing that does anything: `serde` is its only dependency, so
+//! both sides can be read against it. A change of any type here that an older peer would misread raises
+//! [`GENERATION`].
+//!
+//! | request | body → answer |
+//! |---|---|
+//! | `GET /[?wait=S]` | → [`Hello`]; with `wait` once it is ready or failed, after at most `S` seconds |
+//! | `POST /lease` | [`LeaseRequest`] → 200 [`LeaseGrant`], 409 another key, 410 [`Ended`] |
+//! | `POST /lease/told` | → 204: the notice reached its caller |
+//! | `GET /lease?wait=S` | → [`LeaseView`], after at most `S` seconds or when it changes |
+//! | `DELETE /lease?reason=R[&idle_ms=N]` | → 202 and the sandbox ends, 409 not idle for so long |
+//! | `POST /runs` | [`RunRequest`] → stream of [`RunEvent`]; 429 queue full |
+//! | `GET /runs` | → [`RunList`] |
+//! | `GET /runs/{id}?from=N&wait=S` | → stream of [`RunEvent`] from `N`; follows for at most `S` seconds |
+//! | `DELETE /runs/{id}` | → 202 interrupting, 404, 409 already finished |
+//! | `GET /files?path=P&recursive=B` | → [`FileList`] |
+//! | `GET /files/{path}` (`Range: bytes=a-b`) | → bytes, 200 or 206; `x-greenroom-size` is the whole size |
+//! | `PUT /files/{path}[?append=true]` | bytes → [`FileEntry`], atomically |
+//! | `DELETE /files/{path}` | → [`Deleted`] |
+//! | `CONNECT 127.0.0.1:port` | → 200 and a byte tunnel |
+//!
+//! Every refusal is a [`Refusal`] with the HTTP status beside it in the table of [`RefusalKind`].
+
+mod agent_config;
+mod files;
+mod hello;
+mod lease;
+mod refusal;
+mod runs;
+
+pub mod limits;
+
+pub use agent_config::AgentConfig;
+pub use files::{Deleted, FileEntry, FileKind, FileList};
+pub use hello::{Hello, KernelState, KernelView, Language, Platform};
+pub use lease::{
+    EndReason, Ended, KeyDigest, LeaseGrant, LeaseRequest, LeaseState, LeaseView, RestartReason, Standing,
+};
+pub use refusal::{Refusal, RefusalKind};
+pub use runs::{
+    FileChange, FileChangeKind, KernelFate, RunError, RunEvent, RunEventKind, RunId, RunList, RunOutcome,
+    RunRequest, RunState, RunStatus, RunSummary, Stream, StreamSummary,
+};
+
+/// The version of this protocol. Guest and agent must have the same one: images are prepared by the
+/// server that uses them, so a difference means that a stale sandbox outlived an upgrade.
+pub const GENERATION: u32 = 1;
+
+/// Where the agent lies in every prepared image.
+pub const AGENT_PATH: &str = "/.greenroom/agent";
+
+/// The agent's socket inside a sandbox: root's, mode 0600.
+pub const SOCKET_PATH: &str = "/run/greenroom/agent.sock";
+
+/// The directory that is the conversation's own; relative paths are relative to it.
+pub const WORK_DIR: &str = "/mnt/data";
+
+/// The user and group that everything but the agent runs as in interpreter pools.
+pub const GUEST_UID: u32 = 65_532;
+
+/// What the relay writes to its standard output once it has reached the agent's socket, before any byte
+/// of the agent's: a channel that shows it is open, whatever the agent does afterwards.
+pub const RELAY_PREFACE: &[u8] = b"greenroom-relay connected\n";
+
+/// Header of file answers: the size of the whole file in bytes.
+pub const SIZE_HEADER: &str = "x-greenroom-size";

@@ -1,0 +1,175 @@
+//! The seam to whatever creates, finds, adopts and destroys sandboxes.
+
+use std::{fmt, time::SystemTime};
+
+use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{
+    conversation::{PoolName, SessionName},
+    sandbox::{Fate, SandboxId, SandboxSpec},
+};
+
+/// The byte stream to an agent.
+pub type Channel = Box<dyn ChannelIo>;
+
+/// What a channel must be.
+pub trait ChannelIo: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin + 'static> ChannelIo for T {}
+
+/// Creates, finds, adopts and destroys sandboxes. The engine's names are the truth about which sandbox
+/// belongs to which session: nothing above this seam keeps a record of its own.
+///
+/// Every method bounds its own time. Unless it says otherwise, a call that is dropped may or may not have
+/// taken effect: [`find`](Self::find) and [`list`](Self::list) tell, [`destroy`](Self::destroy) undoes.
+#[async_trait]
+pub trait Engine: fmt::Debug + Send + Sync + 'static {
+    /// Makes an image ready for sandboxes: the agent and the work directory are put into it, its volumes
+    /// and health check are seen to. Answers the name to create from. Idempotent, and cheap the second time.
+    async fn prepare(&self, image: &str) -> Result<String, EngineError>;
+
+    /// Creates a sandbox under its id, not started.
+    async fn create(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<(), EngineError>;
+
+    /// Starts it. Starting a running one is a success.
+    async fn start(&self, id: &SandboxId) -> Result<(), EngineError>;
+
+    /// Opens a channel to its agent. Returns once bytes can be written; that an agent answers is for the
+    /// caller to find out. Dropping the channel closes it.
+    async fn open(&self, id: &SandboxId) -> Result<Channel, EngineError>;
+
+    /// Gives a warm sandbox a session's name: atomic against every other adoption of that name. Only the
+    /// process that created a sandbox may call this, and once: an engine may let the last of two renames win.
+    async fn adopt(&self, id: &SandboxId, name: &SessionName) -> Result<Adoption, EngineError>;
+
+    /// Where a session's sandbox is, and the newest ended one whose news has not been told.
+    async fn find(&self, name: &SessionName) -> Result<Found, EngineError>;
+
+    /// Renames an ended sandbox out of the session's way, to `<name>.<id>`. Already so named, or gone, is a success.
+    async fn set_aside(&self, id: &SandboxId, name: &SessionName) -> Result<(), EngineError>;
+
+    /// Removes a sandbox in whatever state, and all that belongs to it. A missing one is a success.
+    async fn destroy(&self, id: &SandboxId) -> Result<(), EngineError>;
+
+    /// Every sandbox of this deployment.
+    async fn list(&self) -> Result<Vec<Listed>, EngineError>;
+}
+
+/// The answer to [`Engine::adopt`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adoption {
+    /// The name is this sandbox's now.
+    Adopted,
+    /// Another has it; this one keeps its old name and may serve somebody else.
+    Taken,
+}
+
+/// The answer to [`Engine::find`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What stands under the name itself.
+    pub place: Place,
+    /// The newest ended sandbox that was set aside.
+    pub tombstone: Option<Tombstone>,
+}
+
+/// What stands under a session's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing.
+    Absent,
+    /// A running sandbox.
+    Running(SandboxId),
+    /// One that is on its way out.
+    Ending(SandboxId),
+    /// One that has ended.
+    Exited(Tombstone),
+}
+
+/// An ended sandbox: it still tells why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// Which.
+    pub id: SandboxId,
+    /// How it ended.
+    pub fate: Fate,
+}
+
+/// A sandbox as [`Engine::list`] shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Which.
+    pub id: SandboxId,
+    /// The pool it was created for.
+    pub pool: PoolName,
+    /// The server process that created it, as it called itself.
+    pub creator: String,
+    /// What it is doing.
+    pub state: ListedState,
+    /// Whether it has a session's name.
+    pub adopted: bool,
+    /// When it was created.
+    pub created_at: SystemTime,
+    /// When it was started, if it was.
+    pub started_at: Option<SystemTime>,
+}
+
+/// What a listed sandbox is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListedState {
+    /// Created and not started.
+    Created,
+    /// Running, paused or restarting.
+    Running,
+    /// On its way out.
+    Ending,
+    /// Ended.
+    Exited(Fate),
+}
+
+/// Why an engine did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// It cannot be reached, or does not answer.
+    #[error("the engine cannot be reached: {0}")]
+    Unreachable(String),
+    /// It took longer than it may.
+    #[error("the engine did not {what} within {seconds} s")]
+    Timeout {
+        /// The call.
+        what: &'static str,
+        /// The deadline.
+        seconds: u64,
+    },
+    /// There is no such image, and it cannot be had.
+    #[error("image {image:?} is not there: {reason}")]
+    NoImage {
+        /// The image as configured.
+        image: String,
+        /// What the engine said.
+        reason: String,
+    },
+    /// The image cannot be used.
+    #[error("image {image:?} cannot be used: {reason}")]
+    BadImage {
+        /// The image as configured.
+        image: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The engine has no such runtime.
+    #[error("the engine has no runtime {0:?}")]
+    NoRuntime(String),
+    /// There is no such sandbox.
+    #[error("there is no sandbox {0}")]
+    NoSandbox(SandboxId),
+    /// It refused for another reason.
+    #[error("the engine refused to {what}: {reason}")]
+    Refused {
+        /// The call.
+        what: &'static str,
+        /// What the engine said, bounded.
+        reason: String,
+    },
+}
