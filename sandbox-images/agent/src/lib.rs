@@ -9,4 +9,9 @@
 //! The agent trusts its server and nobody inside: every child runs as the guest, and what a child says
 //! is bounded before it is passed on.
 
+mod agent;
 pub mod kernel;
+mod lease;
+mod serve;
+
+pub use agent::{Agent, Parts};

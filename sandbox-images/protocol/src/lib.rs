@@ -8,13 +8,13 @@
 //! | request | body → answer |
 //! |---|---|
 //! | `GET /[?wait=S]` | → [`Hello`]; with `wait` once it is ready or failed, after at most `S` seconds |
-//! | `POST /lease` | [`LeaseRequest`] → 200 [`LeaseGrant`], 409 another key, 410 [`Ended`] |
+//! | `POST /lease` | [`LeaseRequest`] → [`LeaseGrant`], and the idle clock starts anew; 409 another key |
 //! | `POST /lease/told` | → 204: the notice reached its caller |
-//! | `GET /lease?wait=S` | → [`LeaseView`], after at most `S` seconds or when it changes |
-//! | `DELETE /lease?reason=R[&idle_ms=N]` | → 202 and the sandbox ends, 409 not idle for so long |
+//! | `GET /lease[?wait=S]` | → [`LeaseState`], with `wait` when it changes or after at most `S` seconds |
+//! | `DELETE /lease?reason=R[&idle_ms=N]` | → 202 and the sandbox ends; 409 not idle for so long |
 //! | `POST /runs` | [`RunRequest`] → stream of [`RunEvent`]; 429 queue full |
 //! | `GET /runs` | → [`RunList`] |
-//! | `GET /runs/{id}?from=N&wait=S` | → stream of [`RunEvent`] from `N`; follows for at most `S` seconds |
+//! | `GET /runs/{id}[?from=N][&wait=S]` | → stream of [`RunEvent`] from `N`; follows to the end, with `wait` for at most `S` seconds |
 //! | `DELETE /runs/{id}` | → 202 interrupting, 404, 409 already finished |
 //! | `GET /files?path=P&recursive=B` | → [`FileList`] |
 //! | `GET /files/{path}` (`Range: bytes=a-b`) | → bytes, 200 or 206; `x-greenroom-size` is the whole size |
@@ -22,7 +22,13 @@
 //! | `DELETE /files/{path}` | → [`Deleted`] |
 //! | `CONNECT 127.0.0.1:port` | → 200 and a byte tunnel |
 //!
-//! Every refusal is a [`Refusal`] with the HTTP status beside it in the table of [`RefusalKind`].
+//! Every refusal is a [`Refusal`] with the HTTP status beside it in the table of [`RefusalKind`], but for one:
+//! a sandbox that has decided to end answers everything except hello with 410 and [`Ended`]. Runs, files and
+//! tunnels need a lease (409). A `wait` is cut to [`limits::WAIT_SECS`].
+//!
+//! Runs and lease travel on one connection, files and tunnels on a second one. The agent serves both alike and
+//! always grants the large windows, since it trusts the server; the *server* grants the large ones on the second
+//! connection only, so that what a hostile guest sends can neither fill its memory nor stall its runs.
 
 mod agent_config;
 mod files;

@@ -6,6 +6,12 @@ pub const CODE_BYTES: usize = 1 << 20;
 pub const JSON_BYTES: usize = 8 << 20;
 /// One line of an event stream, in bytes: one image in base64 and some room.
 pub const EVENT_BYTES: usize = 2 << 20;
+/// A run's id, in bytes: letters, digits, `-` and `_`, since files are named after it.
+pub const RUN_ID_BYTES: usize = 64;
+/// The longest `timeout_ms` of a run: a week, more than any lifetime.
+pub const RUN_TIMEOUT_MS: u64 = 7 * 24 * 3600 * 1000;
+/// The longest `wait` of a long poll or a follower, in seconds; a longer wish is cut to it.
+pub const WAIT_SECS: u64 = 600;
 /// Runs of one kernel that may wait.
 pub const QUEUED_RUNS: usize = 16;
 /// Finished runs that are kept for replay …

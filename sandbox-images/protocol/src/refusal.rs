@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Body of every answer that is not a success.
+/// Body of every answer that is not a success, but 410, which carries [`crate::Ended`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// For the program.
@@ -24,8 +24,6 @@ pub enum RefusalKind {
     /// Something of another kind is in the way: a folder where a file is meant, another key's lease, a
     /// finished run.
     Conflict,
-    /// The sandbox has decided to end.
-    Gone,
     /// A body or a value over its limit.
     TooLarge,
     /// The run queue of that kernel is full.
@@ -46,7 +44,6 @@ impl RefusalKind {
             Self::BadRequest | Self::BadPath => 400,
             Self::NotFound => 404,
             Self::Conflict => 409,
-            Self::Gone => 410,
             Self::TooLarge => 413,
             Self::NoKernel => 422,
             Self::QueueFull => 429,

@@ -1,15 +1,33 @@
 //! Runs of code: what is asked, what happens meanwhile, how it ends.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Language, Standing};
+use crate::{Language, Standing, limits::RUN_ID_BYTES};
 
 /// Names a run; chosen by the caller, so that asking twice starts it once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RunId(pub String);
+
+impl RunId {
+    /// Whether an agent takes it: 1 to [`RUN_ID_BYTES`] letters, digits, `-` and `_`.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        (1..=RUN_ID_BYTES).contains(&self.0.len())
+            && self
+                .0
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// `POST /runs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +77,10 @@ pub enum RunEventKind {
         /// What it took to start the kernel, where it had to be started for this run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kernel_boot_ms: Option<u64>,
+        /// How the kernel before this one died, where that happened since the last run: its variables
+        /// are gone, and no outcome has said so yet.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lost: Option<RunError>,
     },
     /// Text that the code wrote; invalid UTF-8 is shown as `\xNN`. Only the head and the tail of a
     /// stream are sent; the outcome counts what lies between.
@@ -249,6 +271,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn run_ids_are_file_names() {
+        let longest = "x".repeat(RUN_ID_BYTES);
+        for (id, valid) in [
+            ("a-B_9", true),
+            (longest.as_str(), true),
+            (&format!("{longest}x"), false),
+            ("", false),
+            ("..", false),
+            ("a/b", false),
+            ("ä", false),
+        ] {
+            assert_eq!(RunId(id.into()).is_valid(), valid, "{id}");
+        }
+    }
+
+    #[test]
     fn events_survive_the_wire() {
         let outcome = RunOutcome {
             status: RunStatus::Ok,
@@ -276,7 +314,14 @@ mod tests {
             RunEventKind::Accepted {
                 standing: Standing::Existing,
             },
-            RunEventKind::Started { kernel_boot_ms: None },
+            RunEventKind::Started {
+                kernel_boot_ms: None,
+                lost: Some(RunError {
+                    name: "killed".into(),
+                    message: "signal 9".into(),
+                    traceback: String::new(),
+                }),
+            },
             RunEventKind::Output {
                 stream: Stream::Stderr,
                 text: "x".into(),
