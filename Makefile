@@ -1,0 +1,60 @@
+# The only list of commands: README and .ci/run call these.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run setup image toolchain agent build check test bench soak
+
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+# In CI the lock file is the law; elsewhere cargo may add a dependency that somebody has just written down.
+LOCKED := $(if $(CI),--locked)
+TRIPLE := x86_64-unknown-linux-gnu
+# Named outright for tests and benchmarks: a `cargo test` of the workspace puts a dynamically linked agent beside the server's binary.
+AGENT := $(CARGO_TARGET_DIR)/$(TRIPLE)/agent/greenroom-agent
+SCRIPTS := $(wildcard scripts/*) sandbox-images/python/pin .ci/run
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: setup build ## set this host up where it is not, build, and serve MCP on http://127.0.0.1:8484/mcp
+	@exec "$(CARGO_TARGET_DIR)/release/greenroom" serve
+
+setup: ## a Docker engine, a current runsc, the base image and the Python image: each only if it is missing
+	@scripts/docker-engine ensure
+	@scripts/runsc ensure
+	@$(MAKE) --no-print-directory image
+
+image: ## the base image and the Python image, again if their inputs changed
+	@scripts/base-image
+	@scripts/python-image
+
+toolchain:
+	@command -v cargo >/dev/null || { echo "make: there is no Rust — install it with rustup (rustup.rs), then type: make $(MAKECMDGOALS)" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "make: there is no C linker for Rust — type: apt-get install build-essential" >&2; exit 1; }
+
+# Linked statically, since it goes into any image, whatever C library that has. Through the environment, which would
+# otherwise win over --config where somebody has set RUSTFLAGS.
+agent: toolchain ## the static agent that goes into every sandbox, laid beside the server
+	RUSTFLAGS="$${RUSTFLAGS:-} -C target-feature=+crt-static" cargo build $(LOCKED) -p greenroom-agent --bin greenroom-agent --profile agent --target $(TRIPLE)
+	@install -D -m 0755 "$(AGENT)" "$(CARGO_TARGET_DIR)/release/greenroom-agent"
+	@install -D -m 0755 "$(AGENT)" "$(CARGO_TARGET_DIR)/debug/greenroom-agent"
+
+build: toolchain agent ## the server, in release
+	cargo build $(LOCKED) --release -p greenroom --bin greenroom
+
+check: toolchain ## formatting, lints, documentation, shell scripts: what must be clean before a push
+	cargo fmt --all --check
+	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --workspace --no-deps --document-private-items
+	for script in $(SCRIPTS); do bash -n "$$script"; done
+	! command -v shellcheck >/dev/null || shellcheck -x $(SCRIPTS)
+
+test: setup agent ## every test of every level, on real Docker and real gVisor
+	cargo build $(LOCKED) -p greenroom --bin greenroom
+	GREENROOM_AGENT="$(AGENT)" cargo test $(LOCKED) --workspace --no-fail-fast
+
+bench: setup build ## the README's numbers, as a table and as JSON (options: BENCH="…")
+	GREENROOM_AGENT="$(AGENT)" cargo run $(LOCKED) --release -p greenroom-integration --bin greenroom-bench -- $(BENCH)
+
+soak: setup build ## the long loops: repetitions of the lifecycle tests, and what the suite ignores for its length
+	for round in $$(seq 100); do cargo test $(LOCKED) --quiet -p greenroom --tests; done
+	GREENROOM_AGENT="$(AGENT)" cargo test $(LOCKED) --release -p greenroom-integration -- --ignored --nocapture
