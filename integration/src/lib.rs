@@ -1,1 +1,12 @@
-//! The harness that starts the built server on real Docker and talks to it as clients do.
+//! The harness: starts the built server on real Docker and real gVisor, and talks to it as clients do.
+//!
+//! Everything a test starts carries a deployment name of its own, so that tests run beside each other and
+//! beside a Greenroom that is in use, and so that what is left behind can be found and counted.
+
+mod client;
+mod docker;
+mod server;
+
+pub use client::{Answer, Client, Era};
+pub use docker::Docker;
+pub use server::{Config, Greenroom, binary};

@@ -66,8 +66,8 @@ pub enum Principal {
     Local,
     /// The holder of an API key, by the key's name.
     Key(String),
-    /// `Principal::user` of an authenticated host that asserted one of its users.
-    User(Box<Principal>, String),
+    /// A user whom an authenticated host asserted.
+    User(Box<Self>, String),
 }
 
 impl Principal {

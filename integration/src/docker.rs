@@ -1,0 +1,101 @@
+//! The engine seen from outside: what a deployment left on it, and how to break it.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result};
+use bollard::{
+    Docker as Api,
+    models::ContainerSummary,
+    query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
+};
+
+/// A connection to the engine that the server under test uses as well.
+#[derive(Debug)]
+pub struct Docker(Api);
+
+impl Docker {
+    /// Connects, and says what to type where there is no engine.
+    ///
+    /// # Errors
+    /// No engine answers.
+    pub async fn connect() -> Result<Self> {
+        let api = Api::connect_with_defaults()?;
+        api.ping()
+            .await
+            .context("no Docker engine answers: type `make setup`")?;
+        Ok(Self(api))
+    }
+
+    /// Every container of a deployment, by its names.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn containers(&self, deployment: &str) -> Result<Vec<ContainerSummary>> {
+        let filters = HashMap::from([("label", vec!["greenroom.id"])]);
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .filters(&filters)
+            .build();
+        let all = self.0.list_containers(Some(options)).await?;
+        Ok(all.into_iter().filter(|c| belongs(c, deployment)).collect())
+    }
+
+    /// Containers of a deployment that no conversation ever had.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn unadopted(&self, deployment: &str) -> Result<Vec<String>> {
+        let mut names: Vec<String> = self
+            .containers(deployment)
+            .await?
+            .iter()
+            .filter_map(name)
+            .collect();
+        names.retain(|name| name.starts_with("grs-"));
+        Ok(names)
+    }
+
+    /// Removes every container of a deployment.
+    ///
+    /// # Errors
+    /// One could not be removed.
+    pub async fn sweep(&self, deployment: &str) -> Result<()> {
+        for container in self.containers(deployment).await? {
+            self.remove(&container.id.unwrap_or_default()).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes one container as `docker rm -f` does.
+    ///
+    /// # Errors
+    /// The engine refused.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        Ok(self.0.remove_container(id, Some(options)).await?)
+    }
+
+    /// The engine's own API, for what a test breaks by hand.
+    #[must_use]
+    pub fn api(&self) -> &Api {
+        &self.0
+    }
+}
+
+fn belongs(container: &ContainerSummary, deployment: &str) -> bool {
+    let labels = container.labels.as_ref();
+    labels
+        .and_then(|l| l.get("greenroom.deployment"))
+        .is_some_and(|label| label.contains(deployment))
+}
+
+fn name(container: &ContainerSummary) -> Option<String> {
+    Some(
+        container
+            .names
+            .as_ref()?
+            .first()?
+            .trim_start_matches('/')
+            .to_owned(),
+    )
+}

@@ -1,0 +1,295 @@
+//! A Greenroom server as a process of its own, with a state directory and a deployment of its own.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+use tokio::{
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
+
+use crate::{Client, Docker, Era};
+
+/// How long a server may take to become ready: it may have to prepare the image and boot on a busy machine.
+const READY: Duration = Duration::from_secs(120);
+
+/// What a test configures; the rest is the product's defaults.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Sandboxes kept warm.
+    pub warm: u32,
+    /// Sandboxes at most.
+    pub max: u32,
+    /// Further lines of `[pool.python]`.
+    pub pool: String,
+    /// Further top-level lines and tables, before any table of the harness.
+    pub top: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            warm: 1,
+            max: 8,
+            pool: "preload = []\n".into(),
+            top: String::new(),
+        }
+    }
+}
+
+/// A running server. Stopped and swept by [`Greenroom::finish`]; dropped without it, it is killed.
+#[derive(Debug)]
+pub struct Greenroom {
+    child: Child,
+    home: TempDir,
+    port: u16,
+    deployment: String,
+}
+
+impl Greenroom {
+    /// Starts the built server with a fresh deployment and waits until it is ready.
+    ///
+    /// # Errors
+    /// The binary is not built, Docker is not there (the message says what to type), or it does not get ready.
+    pub async fn start(config: &Config) -> Result<Self> {
+        Docker::connect().await?;
+        let home = tempfile::Builder::new().prefix("greenroom-it-").tempdir()?;
+        let name = home
+            .path()
+            .file_name()
+            .and_then(|n| n.to_str())
+            .unwrap_or("it")
+            .to_lowercase();
+        let deployment = name.replace('.', "-");
+        let port = free_port()?;
+        std::fs::write(
+            home.path().join("greenroom.toml"),
+            toml(config, home.path(), port, &deployment),
+        )?;
+        let child = spawn(home.path(), &["serve"])?;
+        let mut server = Self {
+            child,
+            home,
+            port,
+            deployment,
+        };
+        server.ready().await?;
+        Ok(server)
+    }
+
+    /// A second server of the same deployment: same state directory, another port.
+    ///
+    /// # Errors
+    /// As [`Greenroom::start`].
+    pub async fn twin(&self, config: &Config) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("greenroom-it-twin-").tempdir()?;
+        let port = free_port()?;
+        std::fs::write(
+            home.path().join("greenroom.toml"),
+            toml(config, self.home.path(), port, &self.deployment),
+        )?;
+        let child = spawn(home.path(), &["serve"])?;
+        let mut server = Self {
+            child,
+            home,
+            port,
+            deployment: self.deployment.clone(),
+        };
+        server.ready().await?;
+        Ok(server)
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        let waited = timeout(READY, async {
+            loop {
+                if let Some(status) = self.child.try_wait()? {
+                    bail!("the server ended with {status}; its log:\n{}", self.log());
+                }
+                if self.probe("/readyz").await == Some(200) {
+                    return Ok(());
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        match waited.await {
+            Ok(result) => result,
+            Err(_) => bail!("not ready after {READY:?}; its log:\n{}", self.log()),
+        }
+    }
+
+    async fn probe(&self, path: &str) -> Option<u16> {
+        Some(reqwest::get(self.url(path)).await.ok()?.status().as_u16())
+    }
+
+    /// The server's log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
+    }
+
+    /// An address on the server.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// The name under which its sandboxes are labelled.
+    #[must_use]
+    pub fn deployment(&self) -> &str {
+        &self.deployment
+    }
+
+    /// The configuration file, for other commands of the binary.
+    #[must_use]
+    pub fn config_path(&self) -> PathBuf {
+        self.home.path().join("greenroom.toml")
+    }
+
+    /// The server's process id.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// An MCP client over streamable HTTP.
+    ///
+    /// # Errors
+    /// The handshake failed.
+    pub async fn client(&self, era: Era) -> Result<Client> {
+        Client::http(&self.url("/mcp"), era).await
+    }
+
+    /// SIGKILL, then the same server again: same port, same state directory.
+    ///
+    /// # Errors
+    /// It does not come up again.
+    pub async fn kill_and_restart(&mut self) -> Result<()> {
+        self.child.kill().await?;
+        self.child = spawn(self.home.path(), &["serve"])?;
+        self.ready().await
+    }
+
+    /// SIGKILL and no more.
+    ///
+    /// # Errors
+    /// It was gone already.
+    pub async fn kill(&mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// SIGTERM, and the status it ends with.
+    ///
+    /// # Errors
+    /// It is still there after a minute.
+    pub async fn terminate(&mut self) -> Result<ExitStatus> {
+        let pid = self.child.id().context("the server has ended already")?;
+        Command::new("kill")
+            .args(["-TERM", &pid.to_string()])
+            .status()
+            .await?;
+        timeout(Duration::from_secs(60), self.child.wait())
+            .await
+            .context("SIGTERM did not end it within 60 s")?
+            .map_err(Into::into)
+    }
+
+    /// The number behind a metric's full name with labels, 0 where it is not there.
+    ///
+    /// # Errors
+    /// `/metrics` does not answer.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let text = reqwest::get(self.url("/metrics")).await?.text().await?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        Ok(value.unwrap_or(0.0))
+    }
+
+    /// Waits until a metric has at least this value.
+    ///
+    /// # Errors
+    /// It has not after a minute.
+    pub async fn wait_metric(&self, name: &str, at_least: f64) -> Result<()> {
+        let waited = timeout(Duration::from_secs(60), async {
+            while self.metric(name).await? < at_least {
+                sleep(Duration::from_millis(50)).await;
+            }
+            Ok::<_, anyhow::Error>(())
+        });
+        waited
+            .await
+            .with_context(|| format!("{name} did not reach {at_least}; the log:\n{}", self.log()))?
+    }
+
+    /// Stops the server as an operator does, removes the sandboxes that belong to conversations, and checks
+    /// that nothing else of the deployment is left.
+    ///
+    /// # Errors
+    /// It did not exit 0, or warm sandboxes, containers or processes were left behind.
+    pub async fn finish(mut self) -> Result<()> {
+        if self.child.id().is_some() && self.child.try_wait()?.is_none() {
+            let status = self.terminate().await?;
+            if !status.success() {
+                bail!("SIGTERM ended the server with {status}; its log:\n{}", self.log());
+            }
+        }
+        let docker = Docker::connect().await?;
+        let warm = docker.unadopted(&self.deployment).await?;
+        docker.sweep(&self.deployment).await?;
+        if !warm.is_empty() {
+            bail!(
+                "left behind by a server that ended: {warm:?}; its log:\n{}",
+                self.log()
+            );
+        }
+        Ok(())
+    }
+}
+
+fn spawn(home: &Path, arguments: &[&str]) -> Result<Child> {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(home.join("log"))?;
+    let binary = binary()?;
+    Command::new(&binary)
+        .args(arguments)
+        .arg("--config")
+        .arg(home.join("greenroom.toml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("{} does not start", binary.display()))
+}
+
+/// The server's binary, which lies beside the tests' own.
+///
+/// # Errors
+/// It is not built: says what to type.
+pub fn binary() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("greenroom"));
+    let found = beside.into_iter().find(|path| path.is_file());
+    found.with_context(|| "the server's binary is not built: type `make build`".to_owned())
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn toml(config: &Config, state: &Path, port: u16, deployment: &str) -> String {
+    let Config { warm, max, pool, top } = config;
+    format!(
+        "listen = \"127.0.0.1:{port}\"\nstate_dir = {state:?}\n{top}\n[engine]\ndeployment = \"{deployment}\"\n\n\
+         [pool.python]\nwarm = {warm}\nmax = {max}\n{pool}",
+        state = state.join("state").display().to_string(),
+    )
+}

@@ -1,0 +1,193 @@
+//! Code that means harm: what it reaches, what its conversation hears, and what its neighbours do not feel.
+
+use anyhow::{Context, Result};
+use greenroom_integration::{Client, Config, Docker, Era, Greenroom};
+
+/// A quiet neighbour must still have its variable after whatever happened beside it.
+async fn beside(code: &str, bash: bool, check: impl Fn(&greenroom_integration::Answer)) -> Result<()> {
+    let greenroom = Greenroom::start(&Config {
+        warm: 2,
+        ..Config::default()
+    })
+    .await?;
+    let client = greenroom.client(Era::Modern).await?;
+    client.python("quiet-neighbour", "kept = 1").await?;
+    client.python("means-harm-today", "mine = 1").await?;
+    let answer = if bash {
+        client.bash("means-harm-today", code).await?
+    } else {
+        client.python("means-harm-today", code).await?
+    };
+    check(&answer);
+    let neighbour = client.python("quiet-neighbour", "kept").await?;
+    assert_eq!(
+        (neighbour.result(), neighbour.session()),
+        ("1", "existing"),
+        "{}",
+        neighbour.text
+    );
+    let own = client.python("means-harm-today", "'alive'").await?;
+    assert_eq!(own.result(), "'alive'", "{}", own.text);
+    client.close().await?;
+    greenroom.finish().await
+}
+
+async fn fresh(config: &Config) -> Result<(Greenroom, Client)> {
+    let greenroom = Greenroom::start(config).await?;
+    let client = greenroom.client(Era::Modern).await?;
+    Ok((greenroom, client))
+}
+
+#[tokio::test]
+async fn pid_1_cannot_be_killed_from_inside() -> Result<()> {
+    beside("kill -9 1; echo code $?", true, |answer| {
+        assert!(answer.text.contains("code 1"), "{}", answer.text);
+        assert_eq!(answer.session(), "existing");
+    })
+    .await
+}
+
+#[tokio::test]
+async fn killing_all_that_one_may_costs_the_kernels_only() -> Result<()> {
+    beside("kill -9 -1", true, |answer| {
+        assert_eq!(answer.status(), "kernel_died", "{}", answer.text);
+        assert_eq!(answer.session(), "existing", "the sandbox lives: {}", answer.text);
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_fork_bomb_meets_its_limit() -> Result<()> {
+    let bomb = "import os\nn = 0\ntry:\n  while True:\n    if os.fork() == 0:\n      import time; time.sleep(600); os._exit(0)\n    n += 1\nexcept OSError as e:\n  print('stopped after', n, e.errno)";
+    beside(bomb, false, |answer| {
+        assert!(
+            answer.text.contains("stopped after") && answer.text.contains("11"),
+            "{}",
+            answer.text
+        );
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_memory_bomb_ends_as_a_result() -> Result<()> {
+    beside(
+        "x = bytearray(8 << 30); x[::4096] = b'1' * len(x[::4096])",
+        false,
+        |answer| {
+            assert!(!answer.is_error, "{}", answer.text);
+            assert!(
+                ["error", "kernel_died"].contains(&answer.status()) || answer.session() == "restarted",
+                "{}",
+                answer.text
+            );
+        },
+    )
+    .await
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_error_of_its_own_code() -> Result<()> {
+    let pool = "preload = []\ndisk = \"1GiB\"\n".to_owned();
+    let (greenroom, client) = fresh(&Config {
+        pool,
+        ..Config::default()
+    })
+    .await?;
+    let fill = "with open('big', 'wb') as f:\n  for _ in range(4096): f.write(b'x' * (1 << 20))";
+    let full = client.python("fills-its-disk", fill).await?;
+    assert_eq!(full.status(), "error", "{}", full.text);
+    assert!(full.text.contains("No space left"), "{}", full.text);
+    let after = client
+        .python("fills-its-disk", "import os; os.remove('big'); 'lives'")
+        .await?;
+    assert_eq!(
+        (after.result(), after.session()),
+        ("'lives'", "existing"),
+        "{}",
+        after.text
+    );
+    client.close().await?;
+    greenroom.finish().await
+}
+
+#[tokio::test]
+async fn there_is_no_network_and_nothing_of_the_host() -> Result<()> {
+    let (greenroom, client) = fresh(&Config::default()).await?;
+    let probe = "\
+import os, socket
+def reach(where):
+    try:
+        socket.create_connection(where, timeout=2).close(); return 'reached'
+    except OSError as e:
+        return 'no'
+print([reach(w) for w in [('169.254.169.254', 80), ('172.17.0.1', 22), ('10.0.0.1', 53), ('1.1.1.1', 443)]])
+print(sorted(k for k in os.environ if 'GREENROOM' in k and 'KERNEL' not in k), os.getuid(), os.path.exists('/var/run/docker.sock'))
+print(open('/proc/self/status').read().split('CapEff:')[1].split()[0])
+";
+    let answer = client.python("looks-around-here", probe).await?;
+    assert!(
+        answer.text.contains("['no', 'no', 'no', 'no']"),
+        "{}",
+        answer.text
+    );
+    assert!(answer.text.contains("[] 65532 False"), "{}", answer.text);
+    assert!(answer.text.contains("0000000000000000"), "{}", answer.text);
+    let socket = client
+        .python("looks-around-here", "open('/run/greenroom/agent.sock')")
+        .await?;
+    assert_eq!(socket.status(), "error", "{}", socket.text);
+    client.close().await?;
+    greenroom.finish().await
+}
+
+#[tokio::test]
+async fn a_container_removed_behind_the_servers_back_is_said() -> Result<()> {
+    let (greenroom, client) = fresh(&Config::default()).await?;
+    client.python("removed-from-outside", "x = 1").await?;
+    let docker = Docker::connect().await?;
+    let mut found = None;
+    for container in docker.containers(greenroom.deployment()).await? {
+        if container
+            .names
+            .iter()
+            .flatten()
+            .any(|name| name.starts_with("/gr-"))
+        {
+            found = container.id;
+        }
+    }
+    docker
+        .remove(&found.context("the conversation has a container")?)
+        .await?;
+    let after = client.python("removed-from-outside", "'x' in dir()").await?;
+    assert_eq!(
+        (after.result(), after.session()),
+        ("False", "restarted"),
+        "{}",
+        after.text
+    );
+    assert_eq!(after.field("restart_reason"), "removed", "{}", after.text);
+    client.close().await?;
+    greenroom.finish().await
+}
+
+#[tokio::test]
+async fn endless_output_is_counted_not_kept() -> Result<()> {
+    let (greenroom, client) = fresh(&Config::default()).await?;
+    let answer = client
+        .bash(
+            "prints-without-end",
+            "head -c 200000000 /dev/zero | tr '\\0' 'y'; echo; echo over",
+        )
+        .await?;
+    assert_eq!(answer.status(), "ok", "{}", answer.text);
+    assert_eq!(answer.meta["stdout"]["bytes"], 200_000_006, "{}", answer.meta);
+    assert!(
+        answer.text.len() < 40_000 && answer.text.contains("over"),
+        "{} characters",
+        answer.text.len()
+    );
+    client.close().await?;
+    greenroom.finish().await
+}
