@@ -20,4 +20,5 @@
 
 pub mod conversation;
 pub mod engine;
+pub mod pool;
 pub mod sandbox;
