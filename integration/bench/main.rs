@@ -1,0 +1,37 @@
+//! The README's numbers: measured on real Docker and real gVisor, through a real MCP client.
+//!
+//! `make bench` prints a table and writes the same as JSON. A scenario starts its own servers and leaves
+//! nothing behind. Nothing here asserts: the reader compares with the aim in the last column.
+
+mod files;
+mod latency;
+mod report;
+mod resources;
+
+use anyhow::Result;
+use report::Report;
+
+/// How often the quick scenarios repeat; `--quick` for a smoke run in CI.
+#[derive(Clone, Copy, Debug)]
+struct Effort {
+    /// Hot calls.
+    hot: usize,
+    /// New conversations and boots.
+    fresh: usize,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let effort = if quick { Effort { hot: 100, fresh: 4 } } else { Effort { hot: 1000, fresh: 20 } };
+    let mut report = Report::default();
+    latency::hot(&mut report, effort).await?;
+    latency::fresh(&mut report, effort).await?;
+    latency::useful(&mut report, effort).await?;
+    latency::boots(&mut report, effort).await?;
+    latency::burst(&mut report).await?;
+    resources::idle(&mut report).await?;
+    resources::server(&mut report).await?;
+    files::bulk(&mut report).await?;
+    report.print()
+}
