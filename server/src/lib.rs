@@ -18,6 +18,7 @@
 //! here owns a bound sandbox: it belongs to its conversation and ends itself; a server holds channels only, and
 //! can be killed at any moment.
 
+pub mod config;
 pub mod conversation;
 pub mod engine;
 pub mod pool;

@@ -1,0 +1,207 @@
+//! The configuration: `greenroom.toml`, overlaid by `GREENROOM_*` and by flags, into one typed [`Config`].
+//!
+//! Every problem is reported at once, with its line. A key's variable is its dotted name in capitals with `_`
+//! for `.` and `-`: `pool.python.warm` is `GREENROOM_POOL_PYTHON_WARM`. Nothing else reads the environment.
+
+mod layers;
+mod read;
+mod settings;
+mod units;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use greenroom_protocol::Language;
+use greenroom_tool_schemas::ToolName;
+
+use crate::conversation::PoolName;
+
+pub use self::{
+    layers::{Effective, Problem, Report, Source},
+    read::{Inputs, Loaded},
+    units::{Cpus, Period, Size},
+};
+
+/// Everything that an operator decides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `listen`: where HTTP is served. Loopback, as long as nobody is authenticated.
+    pub listen: SocketAddr,
+    /// `default_pool`: the pool of a call that names none.
+    pub default_pool: PoolName,
+    /// `tools`: what `tools/list` shows.
+    pub tools: Vec<ToolName>,
+    /// `errors`: whether the failure of user code is flagged.
+    pub errors: ErrorStyle,
+    /// `patience`: how long a call waits for its run before it is handed back as a background run.
+    pub patience: Duration,
+    /// `state_dir`: the secret, and later keys, socket and logs.
+    pub state_dir: PathBuf,
+    /// `secret_file`: where the deployment's secret lies, if not in the state directory.
+    pub secret_file: Option<PathBuf>,
+    /// `agent`: the agent's binary, if it does not lie beside the server's own.
+    pub agent: Option<PathBuf>,
+    /// `log`: a filter such as `info` or `greenroom=debug,info`.
+    pub log: String,
+    /// `log_format`.
+    pub log_format: LogFormat,
+    /// `[engine]`.
+    pub engine: EngineConfig,
+    /// `[http]`.
+    pub http: HttpConfig,
+    /// `[conversation]`.
+    pub conversation: ConversationConfig,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[pool.*]`, by name; at least one.
+    pub pools: BTreeMap<PoolName, PoolConfig>,
+}
+
+/// Whether `isError` is set for what user code did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorStyle {
+    /// An exception or a time-out of user code is a result like any other.
+    Result,
+    /// It is flagged as an error too.
+    Flag,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[engine]`: what makes sandboxes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// `kind`.
+    pub kind: EngineKind,
+    /// `socket`: `unix:///…`, `tcp://host:port`, or a path.
+    pub socket: String,
+    /// `runtime`: what isolates.
+    pub runtime: Runtime,
+    /// `deployment`: labels everything of this installation, beside the secret's fingerprint.
+    pub deployment: String,
+}
+
+/// The engines that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// A Docker engine.
+    Docker,
+}
+
+/// What stands between guest code and the host's kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    /// gVisor; a sandbox that does not prove it is destroyed.
+    Runsc,
+    /// Nothing but a container: only with `engine.insecure = true`.
+    Runc,
+}
+
+impl Runtime {
+    /// Whether a sandbox must show gVisor before it serves anybody.
+    #[must_use]
+    pub const fn must_prove_gvisor(self) -> bool {
+        matches!(self, Self::Runsc)
+    }
+}
+
+/// `[http]`: who may talk to the listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// `allowed_hosts`: names that `Host` may have, beside this machine's own.
+    pub allowed_hosts: Vec<String>,
+    /// `allowed_origins`: what `Origin` may be, with scheme and port or `:*`, beside this machine's own.
+    pub allowed_origins: Vec<String>,
+}
+
+/// `[conversation]`: how hosts say which conversation a call belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConversationConfig {
+    /// `meta`: places in a request's `_meta`, tried in order.
+    pub meta: Vec<MetaPath>,
+    /// `headers`: HTTP headers, tried in order after `_meta`.
+    pub headers: Vec<String>,
+    /// `user_meta`: places in `_meta` that name the host's user.
+    pub user_meta: Vec<MetaPath>,
+    /// `user_headers`: headers that name the host's user.
+    pub user_headers: Vec<String>,
+}
+
+/// A place in `_meta`: `openai/session`, or within an object `x-codex-turn-metadata > session_id`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetaPath(pub Vec<String>);
+
+/// `[limits]`: bounds of the front; those of a sandbox are its pool's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `request`: bytes of one request's body.
+    pub request: Size,
+    /// `bodies`: bytes of all bodies that are being read or worked on.
+    pub bodies: Size,
+    /// `upload`: bytes that a file may reach by uploads.
+    pub upload: Size,
+    /// `calls`: tool calls in flight.
+    pub calls: usize,
+    /// `connections`: open HTTP connections.
+    pub connections: usize,
+    /// `output_chars`: characters of text in one answer, unless the call asks for another number.
+    pub output_chars: usize,
+    /// `drain`: how long a shutdown waits for calls in flight.
+    pub drain: Duration,
+}
+
+/// `[pool.<name>]`: one kind of sandbox, and how many of it stand ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// `image`: what sandboxes are made from.
+    pub image: String,
+    /// `languages`: kernels that are up before a sandbox counts as warm; the first is the default.
+    pub languages: Vec<Language>,
+    /// `preload`: Python modules imported before a sandbox counts as warm.
+    pub preload: Vec<String>,
+    /// `warm`: how many wait for a conversation.
+    pub warm: usize,
+    /// `max`: sandboxes of this pool at once, bound ones and warm ones.
+    pub max: usize,
+    /// `boots`: boots under way at once.
+    pub boots: usize,
+    /// `idle`: a session ends after this long without a run or a transfer.
+    pub idle: Duration,
+    /// `lifetime`: a session ends this long after it began.
+    pub lifetime: Duration,
+    /// `warm_age`: a warm sandbox older than this is replaced.
+    pub warm_age: Duration,
+    /// `boot_timeout`: a boot that takes longer has failed.
+    pub boot_timeout: Duration,
+    /// `claim_wait`: how long a new conversation waits for a sandbox.
+    pub claim_wait: Duration,
+    /// `cpus`.
+    pub cpus: Cpus,
+    /// `memory`, tmpfs included.
+    pub memory: Size,
+    /// `disk`: what the guest may write, rounded up to a size that set-up registered.
+    pub disk: Size,
+    /// The engine's runtime for that disk, such as `runsc-4g`.
+    pub runtime: String,
+    /// `pids`: host tasks of the sandbox, a backstop.
+    pub pids: u32,
+    /// `nproc`: processes of the guest's user.
+    pub nproc: u32,
+    /// `nofile`: open files of one process.
+    pub nofile: u32,
+    /// `run_timeout`: life of a run that asks for nothing else.
+    pub run_timeout: Duration,
+    /// `run_timeout_max`: the most that a run may ask for.
+    pub run_timeout_max: Duration,
+    /// `spill`: bytes of each output stream of a run that go to a file at most.
+    pub spill: Size,
+}

@@ -1,0 +1,482 @@
+//! The walk: every key with its default, and the checks between keys.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use greenroom_protocol::Language;
+use greenroom_tool_schemas::ToolName;
+
+use super::{
+    Config, ConversationConfig, Cpus, EngineConfig, EngineKind, ErrorStyle, HttpConfig, Limits, LogFormat,
+    MetaPath, PoolConfig, Runtime, Size,
+    layers::{Effective, Layers, Raw, Report, Source, place},
+    settings::{Setting, words},
+};
+use crate::conversation::PoolName;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Disk sizes for which set-up registers a runtime: Docker's API cannot pass runsc's flag per container.
+const DISKS: [(Size, &str); 3] = [
+    (Size::gib(1), "runsc-1g"),
+    (Size::gib(4), "runsc-4g"),
+    (Size::gib(16), "runsc-16g"),
+];
+
+/// Below this the sentry runs out of host tasks: an idle sandbox has 34.
+const LEAST_PIDS: u32 = 128;
+
+/// Below this a sandbox does not boot.
+const LEAST_MEMORY: Size = Size::mib(64);
+
+/// The most that a call may wait for its run. Hosts give up after 60 s without a word.
+const MOST_PATIENCE: Duration = Duration::from_secs(55);
+
+/// What a configuration is made from.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// The file's path, for reports.
+    pub file: Option<PathBuf>,
+    /// The file's text.
+    pub text: String,
+    /// The environment.
+    pub env: Vec<(String, String)>,
+    /// `--set` and the flags that stand for it: dotted key and value.
+    pub flags: Vec<(String, String)>,
+    /// Whether this process is root's, which decides where state lies.
+    pub root: bool,
+    /// Processors of this machine: how many boots are worth starting at once.
+    pub cpus: usize,
+}
+
+/// A configuration that holds, and where each value of it came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What is in force.
+    pub config: Config,
+    /// Each setting with its source, in the order of the walk.
+    pub effective: Vec<Effective>,
+    /// The file that was read.
+    pub file: Option<PathBuf>,
+}
+
+impl Loaded {
+    /// Reads and checks.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn read(inputs: &Inputs) -> Result<Self, Report> {
+        let mut from = Layers::new(
+            &inputs.text,
+            inputs.env.iter().cloned(),
+            inputs.flags.iter().cloned(),
+        );
+        let config = walk(&mut from, inputs);
+        from.finish();
+        if from.problems.is_empty() {
+            Ok(Self {
+                config,
+                effective: from.effective,
+                file: inputs.file.clone(),
+            })
+        } else {
+            Err(Report {
+                file: inputs.file.clone(),
+                problems: from.problems,
+            })
+        }
+    }
+
+    /// The effective values as a TOML file, each with its source as a comment.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        let mut section = "";
+        // TOML wants the keys without a table first.
+        let (bare, rest): (Vec<_>, Vec<_>) = self.effective.iter().partition(|e| !e.key.contains('.'));
+        for Effective { key, value, source } in bare.into_iter().chain(rest) {
+            let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
+            if table != section {
+                let _ = writeln!(text, "\n[{table}]");
+                section = table;
+            }
+            let place = place(source, self.file.as_deref());
+            let _ = match value.as_str() {
+                "" => writeln!(text, "# {name} is not set"),
+                value => writeln!(text, "{:<40}  # {place}", format!("{name} = {value}")),
+            };
+        }
+        text
+    }
+}
+
+fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
+    let config = Config {
+        listen: listen(from),
+        tools: from.take("tools", Tools(ToolName::STANDARD.to_vec())).0,
+        errors: from.take("errors", ErrorStyle::Result),
+        patience: patience(from),
+        state_dir: from.take("state_dir", default_state_dir(inputs)),
+        secret_file: from.take("secret_file", None),
+        agent: from.take("agent", None),
+        log: from.take("log", "info".to_owned()),
+        log_format: from.take("log_format", LogFormat::Text),
+        engine: engine(from),
+        http: HttpConfig {
+            allowed_hosts: from.take("http.allowed_hosts", Vec::new()),
+            allowed_origins: from.take("http.allowed_origins", Vec::new()),
+        },
+        conversation: conversation(from),
+        limits: limits(from),
+        pools: BTreeMap::new(),
+        default_pool: default_pool_name(),
+    };
+    let pools = pools(from, config.engine.runtime, inputs.cpus);
+    Config {
+        default_pool: default_pool(from, &pools),
+        pools,
+        ..config
+    }
+}
+
+fn listen(from: &mut Layers) -> SocketAddr {
+    let (listen, source) = from.take_from("listen", SocketAddr::from((Ipv4Addr::LOCALHOST, 8484)));
+    if !listen.ip().is_loopback() {
+        let message = format!("{listen} is not a loopback address; without authentication there is no other");
+        from.problem(source, "listen", message);
+    }
+    listen
+}
+
+fn patience(from: &mut Layers) -> Duration {
+    let (patience, source) = from.take_from("patience", 45 * SECOND);
+    if patience > MOST_PATIENCE || patience < SECOND {
+        let message = format!(
+            "must lie between 1s and {}s: hosts give up after 60s",
+            MOST_PATIENCE.as_secs()
+        );
+        from.problem(source, "patience", message);
+    }
+    patience
+}
+
+fn engine(from: &mut Layers) -> EngineConfig {
+    let (runtime, source) = from.take_from("engine.runtime", Runtime::Runsc);
+    let insecure = from.take("engine.insecure", false);
+    if runtime == Runtime::Runc && !insecure {
+        let message = "runc does not isolate hostile code; if you mean it, set engine.insecure = true too";
+        from.problem(source, "engine.runtime", message.to_owned());
+    }
+    EngineConfig {
+        kind: from.take("engine.kind", EngineKind::Docker),
+        socket: from.take("engine.socket", "unix:///var/run/docker.sock".to_owned()),
+        runtime,
+        deployment: from.take("engine.deployment", "default".to_owned()),
+    }
+}
+
+fn conversation(from: &mut Layers) -> ConversationConfig {
+    let path = |key: &str| MetaPath(key.split(" > ").map(str::to_owned).collect());
+    ConversationConfig {
+        meta: from.take(
+            "conversation.meta",
+            vec![
+                path("openai/session"),
+                path("x-codex-turn-metadata > session_id"),
+                path("vscode.conversationId"),
+            ],
+        ),
+        headers: from.take(
+            "conversation.headers",
+            vec!["x-conversation-id".to_owned(), "x-openwebui-chat-id".to_owned()],
+        ),
+        user_meta: from.take("conversation.user_meta", vec![path("openai/subject")]),
+        user_headers: from.take(
+            "conversation.user_headers",
+            vec!["x-openwebui-user-id".to_owned()],
+        ),
+    }
+}
+
+fn limits(from: &mut Layers) -> Limits {
+    Limits {
+        request: from.take("limits.request", Size::mib(8)),
+        bodies: from.take("limits.bodies", Size::mib(64)),
+        upload: from.take("limits.upload", Size::mib(128)),
+        calls: at_least_one(from, "limits.calls", 256),
+        connections: at_least_one(from, "limits.connections", 1024),
+        output_chars: at_least_one(from, "limits.output_chars", 24_000),
+        drain: from.take("limits.drain", 10 * SECOND),
+    }
+}
+
+fn at_least_one(from: &mut Layers, key: &str, default: usize) -> usize {
+    let (number, source) = from.take_from(key, default);
+    if number == 0 {
+        from.problem(source, key, "must be at least 1".to_owned());
+    }
+    number
+}
+
+/// The pools of the file, or the one that needs no file.
+fn pools(from: &mut Layers, runtime: Runtime, cpus: usize) -> BTreeMap<PoolName, PoolConfig> {
+    let mut named = from.tables_under("pool");
+    if named.is_empty() {
+        named.push((default_pool_name().to_string(), 0));
+    }
+    let mut pools = BTreeMap::new();
+    for (name, line) in named {
+        match PoolName::parse(&name) {
+            Ok(parsed) => {
+                pools.insert(parsed, pool(from, &name, runtime, cpus));
+            }
+            Err(message) => {
+                let section = format!("pool.{name}");
+                from.give_up_on(&section);
+                from.problem(Source::File(line), &section, message);
+            }
+        }
+    }
+    pools
+}
+
+fn default_pool(from: &mut Layers, pools: &BTreeMap<PoolName, PoolConfig>) -> PoolName {
+    let only = pools.keys().next().filter(|_| pools.len() == 1);
+    let (name, source) = from.take_from("default_pool", only.cloned().unwrap_or_else(default_pool_name));
+    if !pools.contains_key(&name) {
+        let known: Vec<&str> = pools.keys().map(PoolName::as_str).collect();
+        let message = format!("there is no pool {name}; there are: {}", known.join(", "));
+        from.problem(source, "default_pool", message);
+    }
+    name
+}
+
+fn default_pool_name() -> PoolName {
+    #[expect(clippy::expect_used, reason = "the constant is a good name")]
+    PoolName::parse("python").expect("a good name")
+}
+
+fn pool(from: &mut Layers, name: &str, engine: Runtime, machine_cpus: usize) -> PoolConfig {
+    let key = |setting: &str| format!("pool.{name}.{setting}");
+    from.take(&key("kind"), PoolKind::Interpreter);
+    from.take(&key("egress"), Egress::None);
+    let (disk, disk_source) = from.take_from(&key("disk"), Size::gib(4));
+    let runtime = runtime_for(engine, disk).unwrap_or_else(|message| {
+        from.problem(disk_source, &key("disk"), message);
+        String::new()
+    });
+    let python = vec![Language::Python, Language::Bash];
+    let preload = ["numpy", "pandas", "matplotlib.pyplot"]
+        .map(str::to_owned)
+        .to_vec();
+    let pool = PoolConfig {
+        image: from.take(&key("image"), "greenroom/python:latest".to_owned()),
+        languages: from.take(&key("languages"), python),
+        preload: from.take(&key("preload"), preload),
+        warm: from.take(&key("warm"), 2),
+        max: from.take(&key("max"), 32),
+        boots: from.take(&key("boots"), machine_cpus.max(1)),
+        idle: from.take(&key("idle"), 2 * HOUR),
+        lifetime: from.take(&key("lifetime"), 24 * HOUR),
+        warm_age: from.take(&key("warm_age"), HOUR),
+        boot_timeout: from.take(&key("boot_timeout"), 20 * SECOND),
+        claim_wait: from.take(&key("claim_wait"), 10 * SECOND),
+        cpus: from.take(&key("cpus"), Cpus { millis: 1000 }),
+        memory: from.take(&key("memory"), Size::gib(1)),
+        disk,
+        runtime,
+        pids: from.take(&key("pids"), 1024),
+        nproc: from.take(&key("nproc"), 128),
+        nofile: from.take(&key("nofile"), 4096),
+        run_timeout: from.take(&key("run_timeout"), 10 * MINUTE),
+        run_timeout_max: from.take(&key("run_timeout_max"), 4 * HOUR),
+        spill: from.take(&key("spill"), Size::mib(64)),
+    };
+    for (setting, message) in quarrels(&pool) {
+        let key = key(setting);
+        let source = from
+            .effective
+            .iter()
+            .find(|e| e.key == key)
+            .map(|e| e.source.clone());
+        from.problem(source.unwrap_or(Source::Default), &key, message);
+    }
+    pool
+}
+
+/// What does not go together within one pool: the key to point at, and why.
+fn quarrels(pool: &PoolConfig) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    let mut must = |holds: bool, key: &'static str, message: String| {
+        if !holds {
+            found.push((key, message));
+        }
+    };
+    must(pool.max >= 1, "max", "must be at least 1".to_owned());
+    must(
+        pool.warm < pool.max || pool.max == 0,
+        "warm",
+        format!(
+            "must be less than max = {}: the last sandbox is for a caller who waits",
+            pool.max
+        ),
+    );
+    must(pool.boots >= 1, "boots", "must be at least 1".to_owned());
+    must(
+        !pool.languages.is_empty(),
+        "languages",
+        "must name at least one language".to_owned(),
+    );
+    must(!pool.image.is_empty(), "image", "must name an image".to_owned());
+    must(
+        pool.run_timeout <= pool.run_timeout_max,
+        "run_timeout",
+        "must not be longer than run_timeout_max".to_owned(),
+    );
+    must(
+        pool.idle <= pool.lifetime,
+        "idle",
+        "must not be longer than lifetime".to_owned(),
+    );
+    must(
+        pool.memory >= LEAST_MEMORY,
+        "memory",
+        format!("must be at least {LEAST_MEMORY}"),
+    );
+    must(
+        pool.pids >= LEAST_PIDS,
+        "pids",
+        format!("must be at least {LEAST_PIDS}: gVisor itself needs them"),
+    );
+    for (key, period) in [
+        ("idle", pool.idle),
+        ("lifetime", pool.lifetime),
+        ("warm_age", pool.warm_age),
+        ("boot_timeout", pool.boot_timeout),
+        ("claim_wait", pool.claim_wait),
+        ("run_timeout", pool.run_timeout),
+    ] {
+        must(period >= SECOND, key, "must be at least 1s".to_owned());
+    }
+    found
+}
+
+/// The registered runtime whose disk is at least as large.
+fn runtime_for(engine: Runtime, disk: Size) -> Result<String, String> {
+    match engine {
+        // runc has no such limit; the warning that goes with it says so.
+        Runtime::Runc => Ok("runc".to_owned()),
+        Runtime::Runsc => DISKS
+            .iter()
+            .find(|(size, _)| *size >= disk && disk.bytes() > 0)
+            .map(|(_, name)| (*name).to_owned())
+            .ok_or_else(|| format!("{disk} is not possible: set-up registers 1GiB, 4GiB and 16GiB")),
+    }
+}
+
+fn default_state_dir(inputs: &Inputs) -> PathBuf {
+    let env = |name: &str| {
+        inputs
+            .env
+            .iter()
+            .find(|(n, v)| n == name && !v.is_empty())
+            .map(|(_, v)| v)
+    };
+    if inputs.root {
+        return PathBuf::from("/var/lib/greenroom");
+    }
+    match (env("XDG_STATE_HOME"), env("HOME")) {
+        (Some(state), _) => Path::new(state).join("greenroom"),
+        (None, Some(home)) => Path::new(home).join(".local/state/greenroom"),
+        (None, None) => PathBuf::from("/var/lib/greenroom"),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PoolKind {
+    Interpreter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Egress {
+    None,
+}
+
+words!(PoolKind { "interpreter" => PoolKind::Interpreter });
+words!(Egress { "none" => Egress::None });
+words!(ErrorStyle { "result" => ErrorStyle::Result, "flag" => ErrorStyle::Flag });
+words!(LogFormat { "text" => LogFormat::Text, "json" => LogFormat::Json });
+words!(EngineKind { "docker" => EngineKind::Docker });
+words!(Runtime { "runsc" => Runtime::Runsc, "runc" => Runtime::Runc });
+
+/// `"standard"`, `"full"`, or a list of names.
+struct Tools(Vec<ToolName>);
+
+impl Setting for Tools {
+    fn read(raw: &Raw) -> Result<Self, String> {
+        if let Raw::Text(word) | Raw::Loose(word) = raw {
+            match word.as_str() {
+                "standard" => return Ok(Self(ToolName::STANDARD.to_vec())),
+                "full" => return Ok(Self(ToolName::FULL.to_vec())),
+                _ => {}
+            }
+        }
+        let names =
+            Vec::<String>::read(raw).map_err(|_| "expected \"standard\", \"full\" or a list of tools")?;
+        let tools: Result<Vec<ToolName>, String> = names
+            .iter()
+            .map(|name| {
+                name.parse().map_err(|()| {
+                    format!(
+                        "there is no tool {name:?}; there are: {}",
+                        ToolName::FULL.map(ToolName::as_str).join(", ")
+                    )
+                })
+            })
+            .collect();
+        match tools? {
+            tools if tools.is_empty() => Err("must name at least one tool".to_owned()),
+            tools => Ok(Self(tools)),
+        }
+    }
+
+    fn show(&self) -> String {
+        if self.0 == ToolName::STANDARD {
+            return "\"standard\"".to_owned();
+        }
+        if self.0 == ToolName::FULL {
+            return "\"full\"".to_owned();
+        }
+        self.0
+            .iter()
+            .map(|tool| tool.as_str().to_owned())
+            .collect::<Vec<_>>()
+            .show()
+    }
+}
+
+impl Setting for MetaPath {
+    fn read(raw: &Raw) -> Result<Self, String> {
+        let segments: Vec<String> = String::read(raw)?
+            .split('>')
+            .map(|part| part.trim().to_owned())
+            .collect();
+        if segments.iter().any(String::is_empty) {
+            return Err(
+                "expected a key of _meta, or keys within one another as \"outer > inner\"".to_owned(),
+            );
+        }
+        Ok(Self(segments))
+    }
+
+    fn show(&self) -> String {
+        self.0.join(" > ").show()
+    }
+}

@@ -1,0 +1,231 @@
+//! The configuration as a whole: defaults, layers, and reports that miss nothing.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::*;
+
+fn inputs(text: &str) -> Inputs {
+    Inputs {
+        file: Some(PathBuf::from("greenroom.toml")),
+        text: text.to_owned(),
+        root: true,
+        cpus: 2,
+        ..Inputs::default()
+    }
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect()
+}
+
+fn problems(inputs: &Inputs) -> String {
+    Loaded::read(inputs).unwrap_err().to_string()
+}
+
+#[test]
+fn nothing_is_a_good_configuration() {
+    let config = Loaded::read(&inputs("")).unwrap().config;
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8484");
+    assert_eq!(config.tools, ToolName::STANDARD);
+    assert_eq!(config.patience, Duration::from_secs(45));
+    let pool = &config.pools[&config.default_pool];
+    assert_eq!((pool.warm, pool.max, pool.boots), (2, 32, 2));
+    assert_eq!(
+        (pool.idle, pool.lifetime),
+        (Duration::from_secs(7200), Duration::from_secs(86_400))
+    );
+    assert_eq!((pool.memory, pool.disk), (Size::gib(1), Size::gib(4)));
+    assert_eq!(pool.runtime, "runsc-4g");
+}
+
+#[test]
+fn flags_win_over_variables_and_these_over_the_file() {
+    let text = "patience = \"10s\"\nlog = \"debug\"\n[pool.py-3]\nwarm = 1\nmax = 9\ncpus = 0.5\n";
+    let inputs = Inputs {
+        env: pairs(&[
+            ("GREENROOM_POOL_PY_3_WARM", "4"),
+            ("GREENROOM_PATIENCE", "20s"),
+            ("GREENROOM_LOG", ""),
+            ("HOME", "/home/x"),
+        ]),
+        flags: pairs(&[("patience", "30s"), ("tools", "execute_code, get_run")]),
+        ..inputs(text)
+    };
+    let loaded = Loaded::read(&inputs).unwrap();
+    assert_eq!(loaded.config.patience, Duration::from_secs(30));
+    assert_eq!(loaded.config.log, "debug");
+    assert_eq!(loaded.config.tools, [ToolName::ExecuteCode, ToolName::GetRun]);
+    let pool = &loaded.config.pools[&loaded.config.default_pool];
+    assert_eq!((pool.warm, pool.max, pool.cpus.millis), (4, 9, 500));
+    let source = |key: &str| &loaded.effective.iter().find(|e| e.key == key).unwrap().source;
+    assert_eq!(source("patience"), &Source::Flag);
+    assert_eq!(
+        source("pool.py-3.warm"),
+        &Source::Env("GREENROOM_POOL_PY_3_WARM".to_owned())
+    );
+    assert_eq!(source("pool.py-3.max"), &Source::File(5));
+    assert_eq!(source("limits.calls"), &Source::Default);
+}
+
+#[test]
+fn one_report_has_every_problem_with_its_line() {
+    let text = "\
+listen = \"0.0.0.0:80\"
+patience = \"soon\"
+colour = \"green\"
+[engine]
+runtime = \"runc\"
+[pool.python]
+warm = 40
+memory = 512
+disk = 1979-05-27
+lifetime = \"1h\"
+swap = true
+[pool.Bad]
+[auth]
+";
+    let inputs = Inputs {
+        env: pairs(&[("GREENROOM_WRAM", "3"), ("GREENROOM_ERRORS", "loud")]),
+        flags: pairs(&[("pool.python.pids", "5"), ("nonsense", "1")]),
+        ..inputs(text)
+    };
+    let report = problems(&inputs);
+    for line in [
+        "greenroom.toml:1: listen: 0.0.0.0:80 is not a loopback address",
+        "greenroom.toml:2: patience: \"soon\" is not a duration",
+        "greenroom.toml:3: colour: unknown key; known here: ",
+        "greenroom.toml:5: engine.runtime: runc does not isolate hostile code",
+        "greenroom.toml:7: pool.python.warm: must be less than max = 32",
+        "greenroom.toml:8: pool.python.memory: 512 is not text: write it as \"512MiB\"",
+        "greenroom.toml:9: pool.python.disk: a date is not text: write it as",
+        "default: pool.python.idle: must not be longer than lifetime",
+        "greenroom.toml:11: pool.python.swap: unknown key; known here: boot_timeout, ",
+        "greenroom.toml:12: pool.Bad: a pool's name is ",
+        "greenroom.toml:13: auth: unknown key",
+        "GREENROOM_WRAM: no setting has this variable",
+        "GREENROOM_ERRORS: errors: \"loud\" is not one of result, flag",
+        "command line: pool.python.pids: must be at least 128",
+        "command line: nonsense: unknown key",
+    ] {
+        assert!(
+            report.contains(&format!("  {line}")),
+            "{line}\nis missing in\n{report}"
+        );
+    }
+    assert!(
+        report.starts_with("the configuration has 15 problems:"),
+        "{report}"
+    );
+}
+
+#[test]
+fn broken_toml_does_not_hide_the_rest() {
+    let report = problems(&inputs("patience = \nlog = 3\n[pool.python]\nwarm = \"x\"\n"));
+    assert!(report.contains("greenroom.toml:1: "), "{report}");
+    assert!(
+        report.contains("greenroom.toml:2: log: expected plain text, not 3"),
+        "{report}"
+    );
+    assert!(
+        report.contains("greenroom.toml:4: pool.python.warm: expected a whole number"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_pool_of_another_name_is_the_default_when_it_is_the_only_one() {
+    let config = Loaded::read(&inputs("[pool.small]\ndisk = \"1GiB\"\n"))
+        .unwrap()
+        .config;
+    assert_eq!(config.default_pool.as_str(), "small");
+    assert_eq!(config.pools[&config.default_pool].runtime, "runsc-1g");
+    let report = problems(&inputs("[pool.a]\n[pool.b]\n"));
+    assert!(
+        report.contains("default_pool: there is no pool python; there are: a, b"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_disk_is_rounded_up_to_a_registered_runtime() {
+    for (disk, runtime) in [("1MiB", "runsc-1g"), ("2GiB", "runsc-4g"), ("16GiB", "runsc-16g")] {
+        let config = Loaded::read(&inputs(&format!("[pool.python]\ndisk = {disk:?}\n")))
+            .unwrap()
+            .config;
+        assert_eq!(config.pools[&config.default_pool].runtime, runtime);
+    }
+    let report = problems(&inputs("[pool.python]\ndisk = \"32GiB\"\n"));
+    assert!(
+        report.contains("pool.python.disk: 32GiB is not possible: set-up registers"),
+        "{report}"
+    );
+}
+
+#[test]
+fn runc_needs_to_be_asked_for_twice() {
+    let config = Loaded::read(&inputs("[engine]\nruntime = \"runc\"\ninsecure = true\n"))
+        .unwrap()
+        .config;
+    assert!(!config.engine.runtime.must_prove_gvisor());
+    assert_eq!(config.pools[&config.default_pool].runtime, "runc");
+}
+
+#[test]
+fn a_variable_that_names_two_settings_is_refused() {
+    let inputs = Inputs {
+        env: pairs(&[("GREENROOM_POOL_A_B_WARM", "1")]),
+        ..inputs("default_pool = \"a-b\"\n[pool.a-b]\n[pool.a-b-]\n")
+    };
+    assert!(Loaded::read(&inputs).is_ok());
+    let inputs = Inputs {
+        env: pairs(&[("GREENROOM_STATE_DIR", "relative")]),
+        ..inputs
+    };
+    assert!(
+        problems(&inputs).contains("GREENROOM_STATE_DIR: state_dir: \"relative\" is not an absolute path")
+    );
+}
+
+#[test]
+fn the_printed_form_is_a_configuration_again() {
+    let inputs = Inputs {
+        flags: pairs(&[
+            ("pool.python.idle", "90m"),
+            ("tools", "full"),
+            ("engine.deployment", "a \"b\""),
+        ]),
+        ..inputs("[pool.python]\nwarm = 0\n")
+    };
+    let loaded = Loaded::read(&inputs).unwrap();
+    let printed = loaded.to_toml();
+    assert!(printed.contains("# command line"), "{printed}");
+    let again = Loaded::read(&self::inputs(&printed)).unwrap();
+    assert_eq!(again.config, loaded.config);
+}
+
+#[test]
+fn state_lies_where_the_user_may_write() {
+    let at = |root, env: &[(&str, &str)]| {
+        let inputs = Inputs {
+            root,
+            env: pairs(env),
+            ..inputs("")
+        };
+        Loaded::read(&inputs).unwrap().config.state_dir
+    };
+    assert_eq!(
+        at(true, &[("HOME", "/root")]),
+        PathBuf::from("/var/lib/greenroom")
+    );
+    assert_eq!(
+        at(false, &[("HOME", "/home/a")]),
+        PathBuf::from("/home/a/.local/state/greenroom")
+    );
+    assert_eq!(
+        at(false, &[("HOME", "/h"), ("XDG_STATE_HOME", "/s")]),
+        PathBuf::from("/s/greenroom")
+    );
+}
