@@ -12,6 +12,8 @@
 mod agent;
 pub mod kernel;
 mod lease;
+pub mod platform;
 mod serve;
+pub mod tunnel;
 
 pub use agent::{Agent, Parts};

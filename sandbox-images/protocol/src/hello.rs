@@ -33,7 +33,7 @@ pub struct Hello {
 /// The agent's look at the machine: a claim, made before any guest code ran.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Platform {
-    /// True if the kernel's ring buffer and version say gVisor.
+    /// True if several independent marks say gVisor, each of which a Linux kernel cannot show.
     pub gvisor: bool,
     /// `/proc/version`, bounded.
     pub kernel: String,
