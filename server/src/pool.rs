@@ -27,10 +27,14 @@
 //! a boot for a waiting claim may take the last; so only claims fill the pool, and a keeper that sees it
 //! full lets go of one warm sandbox at a time.
 
+mod census;
+mod ledger;
 mod policy;
+mod sentence;
 
 use std::time::Duration;
 
+pub use self::census::{BootFault, Census, Counts, Hit, PoolEvent, PoolObserver, Readiness, Unready, Why};
 use crate::{conversation::PoolName, sandbox::SandboxSpec};
 
 /// A kind of sandbox and how many are kept.
