@@ -6,20 +6,20 @@ use std::{
     time::Duration,
 };
 
-use greenroom_protocol::{
-    AgentConfig, EndReason, GENERATION, Hello, KernelState, KernelView, Platform, Standing,
-};
+use greenroom_protocol::{AgentConfig, EndReason, GENERATION, Hello, Platform};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     kernel::Kernel,
-    lease::{Lease, LeaseError, millis, whole_ms},
+    lease::{Lease, millis, whole_ms},
+    runs::{Owners, Runs},
     serve,
+    tenure::Tenure,
 };
 
 /// How long a sandbox that ends waits for its kernels to die and for its last answers to be read.
@@ -48,23 +48,22 @@ impl Agent {
     ///
     /// Must be called within a tokio runtime.
     #[must_use]
-    pub fn start(config: AgentConfig, parts: Parts) -> Self {
+    pub fn start(config: &AgentConfig, parts: Parts) -> Self {
         let now = Instant::now();
+        let (runs, owners) = Runs::start(parts.kernels, &config.ready);
         let shared = Arc::new(Shared {
             boot: boot_id(),
             started: now,
-            lease: Mutex::new(Lease::new(millis(config.unbound_ms), now)),
-            revision: watch::Sender::new(0),
+            tenure: Tenure::new(Lease::new(millis(config.unbound_ms), now)),
+            runs,
+            platform: parts.platform,
             connections: watch::Sender::new(0),
             ended: watch::Sender::new(None),
-            kernels: Mutex::new(parts.kernels),
-            platform: parts.platform,
-            config,
         });
-        let guardian = AbortOnDropHandle::new(tokio::spawn(guard(Arc::clone(&shared))));
+        let guardian = tokio::spawn(guard(Arc::clone(&shared), owners));
         Self(Arc::new(Inner {
             shared,
-            _guardian: guardian,
+            _guardian: AbortOnDropHandle::new(guardian),
         }))
     }
 
@@ -74,7 +73,8 @@ impl Agent {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let _channel = Channel::open(Arc::clone(&self.0.shared));
+        let _connection = Connection::count(&self.0.shared);
+        let _channel = self.0.shared.tenure.channel();
         serve::connection(Arc::clone(&self.0.shared), io).await;
     }
 
@@ -82,15 +82,9 @@ impl Agent {
     /// [`EndReason::exit_code`]. Cancel safe.
     pub async fn ended(&self) -> EndReason {
         let mut ended = self.0.shared.ended.subscribe();
-        loop {
-            if let Some(reason) = *ended.borrow_and_update() {
-                return reason;
-            }
-            if ended.changed().await.is_err() {
-                // Only the guardian's own end closes it, and that is a failure of ours.
-                return EndReason::Failed;
-            }
-        }
+        let ended = ended.wait_for(Option::is_some).await;
+        // Were there neither a reason nor a sender, that would be a failure of ours.
+        ended.ok().and_then(|reason| *reason).unwrap_or(EndReason::Failed)
     }
 }
 
@@ -102,144 +96,66 @@ impl fmt::Debug for Agent {
     }
 }
 
-/// What connections, runs and the guardian share.
+/// What connections share.
+#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) boot: String,
     started: Instant,
-    pub(crate) config: AgentConfig,
+    pub(crate) tenure: Arc<Tenure>,
+    pub(crate) runs: Runs,
     platform: Platform,
-    kernels: Mutex<Vec<Box<dyn Kernel>>>,
-    lease: Mutex<Lease>,
-    /// Follows [`Lease::revision`].
-    revision: watch::Sender<u64>,
     connections: watch::Sender<usize>,
     ended: watch::Sender<Option<EndReason>>,
 }
 
 impl Shared {
-    /// Looks at the lease or changes it, and wakes whoever waits for a change.
-    pub(crate) fn lease<T>(&self, act: impl FnOnce(&mut Lease, Instant) -> T) -> T {
-        let (answer, revision) = {
-            let mut lease = lock(&self.lease);
-            let answer = act(&mut lease, Instant::now());
-            (answer, lease.revision())
-        };
-        self.revision.send_if_modified(|seen| {
-            // Two calls may get here in the other order: a revision never goes back.
-            let newer = *seen < revision;
-            *seen = revision.max(*seen);
-            newer
-        });
-        answer
-    }
-
-    /// Sees each change of the lease.
-    pub(crate) fn lease_changes(&self) -> watch::Receiver<u64> {
-        self.revision.subscribe()
-    }
-
-    /// Waits until the sandbox has decided to end.
-    pub(crate) async fn ending(&self) -> EndReason {
-        let mut changes = self.lease_changes();
-        loop {
-            changes.borrow_and_update();
-            if let Some(reason) = self.lease(Lease::settle) {
-                return reason;
-            }
-            if changes.changed().await.is_err() {
-                // The sender is in `self`.
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-
-    /// Holds the lease open for a run, tunnel or transfer.
-    pub(crate) fn open_activity(self: &Arc<Self>) -> Result<Activity, LeaseError> {
-        let standing = self.lease(Lease::opened)?;
-        Ok(Activity {
-            standing,
-            shared: Arc::clone(self),
-        })
-    }
-
     /// The agent's first answer.
     pub(crate) fn hello(&self) -> Hello {
+        let boot = self.runs.boot().borrow().clone();
         Hello {
             generation: GENERATION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot: self.boot.clone(),
-            ready: true,
-            failed: None,
+            ready: boot.is_ready(),
+            failed: boot.failed,
             platform: self.platform.clone(),
-            kernels: lock(&self.kernels)
-                .iter()
-                .map(|kernel| KernelView {
-                    language: kernel.language(),
-                    state: KernelState::Dormant,
-                    version: None,
-                })
-                .collect(),
-            lease: self.lease(Lease::view),
+            kernels: self.runs.kernels(),
+            lease: self.tenure.with(Lease::view),
             uptime_ms: whole_ms(self.started.elapsed()),
         }
     }
 }
 
-/// The idle clock stands still as long as one of these lives.
-pub(crate) struct Activity {
-    /// What its caller must hear.
-    pub(crate) standing: Standing,
-    shared: Arc<Shared>,
-}
-
-impl Drop for Activity {
-    fn drop(&mut self) {
-        self.shared.lease(Lease::closed);
-    }
-}
-
 /// A connection that is being served.
-struct Channel(Arc<Shared>);
+struct Connection<'a>(&'a Shared);
 
-impl Channel {
-    fn open(shared: Arc<Shared>) -> Self {
-        shared.lease(Lease::channel_opened);
+impl<'a> Connection<'a> {
+    fn count(shared: &'a Shared) -> Self {
         shared.connections.send_modify(|n| *n += 1);
         Self(shared)
     }
 }
 
-impl Drop for Channel {
+impl Drop for Connection<'_> {
     fn drop(&mut self) {
-        self.0.lease(Lease::channel_closed);
         self.0.connections.send_modify(|n| *n -= 1);
     }
 }
 
-/// Lets time decide about the lease, then winds down.
-async fn guard(shared: Arc<Shared>) {
-    let mut changes = shared.lease_changes();
-    let reason = loop {
-        changes.borrow_and_update();
-        let (ended, check) = shared.lease(|lease, now| (lease.settle(now), lease.next_check(now)));
-        if let Some(reason) = ended {
-            break reason;
+/// Lets time decide about the lease, then winds down: runs are told, kernels die, answers are read.
+async fn guard(shared: Arc<Shared>, owners: Owners) {
+    let reason = shared.tenure.ended().await;
+    shared.runs.end(reason);
+    let wind_down = async {
+        for owner in owners {
+            // An owner that panicked is over too.
+            drop(owner.await);
         }
-        let due = async {
-            match check {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = due => {}
-            // The sender is in `shared`, so this cannot be an error.
-            _ = changes.changed() => {}
-        }
+        let mut connections = shared.connections.subscribe();
+        drop(connections.wait_for(|n| *n == 0).await);
     };
-    let mut connections = shared.connections.subscribe();
-    // Out of time or out of connections: both mean that there is nobody left to wait for.
-    drop(timeout(WIND_DOWN, connections.wait_for(|n| *n == 0)).await);
+    // Out of time: what is still open goes down with PID 1.
+    drop(timeout(WIND_DOWN, wind_down).await);
     shared.ended.send_replace(Some(reason));
 }
 

@@ -194,13 +194,6 @@ impl Lease {
         Ok(())
     }
 
-    /// The agent gives up, whoever holds the lease.
-    pub(crate) fn fail(&mut self) {
-        if !matches!(self.state, State::Ending(_)) {
-            self.ending(EndReason::Failed);
-        }
-    }
-
     /// Lets time decide. Answers the reason once it has.
     pub(crate) fn settle(&mut self, now: Instant) -> Option<EndReason> {
         let due = match &self.state {

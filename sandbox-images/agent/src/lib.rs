@@ -13,7 +13,9 @@ mod agent;
 pub mod kernel;
 mod lease;
 pub mod platform;
+mod runs;
 mod serve;
+mod tenure;
 pub mod tunnel;
 
 pub use agent::{Agent, Parts};

@@ -4,15 +4,19 @@ use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use greenroom_protocol::{
-    EndReason, Ended, KeyDigest, LeaseGrant, LeaseRequest, Refusal, RefusalKind,
+    EndReason, Ended, KeyDigest, LeaseGrant, LeaseRequest, Refusal, RefusalKind, RunRequest,
     limits::{
         BULK_CONNECTION_WINDOW, BULK_STREAM_WINDOW, JSON_BYTES, PING_SECS, PING_TIMEOUT_SECS, STREAMS,
         WAIT_SECS,
     },
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
-use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http2,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -23,6 +27,7 @@ use tokio::{
 use crate::{
     agent::Shared,
     lease::{Lease, LeaseError, millis},
+    runs::{Follower, RunsError},
 };
 
 /// What answers carry.
@@ -64,7 +69,7 @@ where
     tokio::select! {
         // A connection that breaks is how channels end: there is nobody to tell.
         _ = connection.as_mut() => return,
-        _ = shared.ending() => {}
+        _ = shared.tenure.ended() => {}
     }
     connection.as_mut().graceful_shutdown();
     // As above; what is not read by now will not be.
@@ -84,18 +89,61 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         (&Method::GET, "/") => hello(shared, &query(&request)?).await,
         (&Method::POST, "/lease") => lease(shared, request).await,
         (&Method::POST, "/lease/told") => {
-            shared.lease(Lease::told)?;
+            shared.tenure.with(Lease::told)?;
             Ok(empty(StatusCode::NO_CONTENT))
         }
         (&Method::GET, "/lease") => lease_view(shared, &query(&request)?).await,
         (&Method::DELETE, "/lease") => end_lease(shared, &query(&request)?),
-        _ => Err(refuse(RefusalKind::NotFound, "there is no such route")),
+        (&Method::POST, "/runs") => {
+            let run: RunRequest = body(request).await?;
+            Ok(events(shared.runs.submit(run, &shared.tenure)?))
+        }
+        (&Method::GET, "/runs") => {
+            shared.tenure.with(Lease::standing)?;
+            json(StatusCode::OK, &shared.runs.list())
+        }
+        (method, path) => match path.strip_prefix("/runs/") {
+            Some(id) if method == Method::GET => follow(shared, id, &query(&request)?),
+            Some(id) if method == Method::DELETE => {
+                shared.tenure.with(Lease::standing)?;
+                shared.runs.cancel(id)?;
+                Ok(empty(StatusCode::ACCEPTED))
+            }
+            Some(_) | None => Err(refuse(RefusalKind::NotFound, "there is no such route")),
+        },
     }
 }
 
-async fn hello(_shared: &Arc<Shared>, query: &Query) -> Result<Response<Body>, Refused> {
-    let _wait: Option<Duration> = query.wait()?;
-    json(StatusCode::OK, &_shared.hello())
+async fn hello(shared: &Arc<Shared>, query: &Query) -> Result<Response<Body>, Refused> {
+    if let Some(wait) = query.wait()? {
+        let mut boot = shared.runs.boot();
+        let decided = boot.wait_for(|boot| boot.is_ready() || boot.failed.is_some());
+        tokio::select! {
+            // Decided, out of time or at its end: in each case what stands now is the answer.
+            _ = timeout(wait, decided) => {}
+            _ = shared.tenure.ended() => {}
+        }
+    }
+    json(StatusCode::OK, &shared.hello())
+}
+
+fn follow(shared: &Arc<Shared>, id: &str, query: &Query) -> Result<Response<Body>, Refused> {
+    shared.tenure.with(Lease::standing)?;
+    let from = query.number("from")?.unwrap_or(0);
+    Ok(events(shared.runs.follow(id, from, query.wait()?)?))
+}
+
+/// A run's events as they come.
+fn events(follower: Follower) -> Response<Body> {
+    let pieces = futures_util::stream::unfold(follower, async |mut follower| {
+        let piece = follower.next().await?;
+        Some((Ok(Frame::data(piece)), follower))
+    });
+    let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    response
 }
 
 async fn lease(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
@@ -107,7 +155,7 @@ async fn lease(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             "idle_ms and lifetime_ms must be at least 1",
         ));
     }
-    let standing = shared.lease(|lease, now| lease.grant(&request, now))?;
+    let standing = shared.tenure.with(|lease, now| lease.grant(&request, now))?;
     json(
         StatusCode::OK,
         &LeaseGrant {
@@ -119,13 +167,13 @@ async fn lease(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
 
 async fn lease_view(shared: &Arc<Shared>, query: &Query) -> Result<Response<Body>, Refused> {
     if let Some(wait) = query.wait()? {
-        let mut changes = shared.lease_changes();
+        let mut changes = shared.tenure.changes();
         changes.borrow_and_update();
-        shared.lease(Lease::standing)?;
+        shared.tenure.with(Lease::standing)?;
         // Out of time or changed: either way what stands now is the answer.
         let _ = timeout_at(Instant::now() + wait, changes.changed()).await;
     }
-    let state = shared.lease(|lease, now| match lease.settle(now) {
+    let state = shared.tenure.with(|lease, now| match lease.settle(now) {
         Some(reason) => Err(LeaseError::Ending(reason)),
         None => Ok(lease.view(now)),
     })?;
@@ -150,7 +198,7 @@ fn end_lease(shared: &Arc<Shared>, query: &Query) -> Result<Response<Body>, Refu
         ));
     };
     let idle = query.number("idle_ms")?.map(millis);
-    shared.lease(|lease, now| lease.end(reason, idle, now))?;
+    shared.tenure.with(|lease, now| lease.end(reason, idle, now))?;
     Ok(empty(StatusCode::ACCEPTED))
 }
 
@@ -195,6 +243,21 @@ impl From<LeaseError> for Refused {
                 refuse(RefusalKind::Conflict, error.to_string())
             }
         }
+    }
+}
+
+impl From<RunsError> for Refused {
+    fn from(error: RunsError) -> Self {
+        let kind = match &error {
+            RunsError::Lease(lease) => return (*lease).into(),
+            RunsError::BadId | RunsError::BadTimeout => RefusalKind::BadRequest,
+            RunsError::CodeTooLarge(_) => RefusalKind::TooLarge,
+            RunsError::OtherRun(_) | RunsError::Finished(_) => RefusalKind::Conflict,
+            RunsError::Forgotten(_) | RunsError::Unknown(_) => RefusalKind::NotFound,
+            RunsError::QueueFull(_) => RefusalKind::QueueFull,
+            RunsError::NoKernel(_) => RefusalKind::NoKernel,
+        };
+        refuse(kind, error.to_string())
     }
 }
 
