@@ -35,8 +35,12 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// Starts it. Starting a running one is a success.
     async fn start(&self, id: &SandboxId) -> Result<(), EngineError>;
 
-    /// Opens a channel to its agent. Returns once bytes can be written; that an agent answers is for the
-    /// caller to find out. Dropping the channel closes it.
+    /// Opens a channel to its agent. Returns once bytes can be written; that a relay comes up in it, which
+    /// says so with [`RELAY_PREFACE`](greenroom_protocol::RELAY_PREFACE), and that an agent answers is for
+    /// the caller to find out. Dropping the channel closes it.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSandbox`] where there is none or it does not run: a caller tries no further.
     async fn open(&self, id: &SandboxId) -> Result<Channel, EngineError>;
 
     /// Gives a warm sandbox a session's name: atomic against every other adoption of that name. Only the

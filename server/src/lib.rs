@@ -22,4 +22,5 @@ pub mod config;
 pub mod conversation;
 pub mod engine;
 pub mod pool;
+pub mod guest;
 pub mod sandbox;

@@ -1,0 +1,401 @@
+//! The client of the agent in a sandbox, over any channel: the only file that speaks HTTP/2 to it.
+//!
+//! ```text
+//! Guest ─┬─ runs  ── link ──▶ exec stream 1: hello, lease, runs (small windows)
+//!        └─ bulk  ── link ──▶ exec stream 2: files, tunnels (large windows, opened when first needed)
+//! ```
+//! A guest is a handle on a sandbox that may be gone at any moment: nothing it was told stays true. A
+//! channel that broke is opened again by the next call. Every call has a deadline, and everything that
+//! comes from inside is bounded before it is passed on: the server trusts no sandbox.
+
+mod bounds;
+mod call;
+mod error;
+mod follow;
+mod link;
+mod transfer;
+
+use std::{
+    fmt,
+    ops::RangeBounds,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use greenroom_protocol::{
+    Deleted, EndReason, FileEntry, FileList, GENERATION, Hello, LeaseGrant, LeaseRequest, LeaseView,
+    RefusalKind, RunId, RunList, RunRequest, limits,
+};
+use http::{HeaderMap, Method};
+use http_body_util::{Either, Full};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use self::{
+    bounds::Bounded,
+    call::{
+        Ask, LIST, SMALL, Slashes, encode, end_target, parse, read, refused, request, send, target, within,
+    },
+    link::{Link, Outgoing, Windows},
+    transfer::{Extent, outgoing, while_moving},
+};
+pub use self::{
+    error::{GuestError, Lost},
+    follow::RunFollow,
+    transfer::{FileBody, FileRead, Tunnel, Upload, WriteMode},
+};
+use crate::{engine::Engine, sandbox::SandboxId};
+
+/// How long an agent may take over what it does not have to wait for.
+const CALL: Duration = Duration::from_secs(10);
+
+/// Runs of one sandbox that this server follows at the same time. The rest of a connection's streams is
+/// for what must always get through: a lease, a cancel.
+const FOLLOWS: usize = limits::STREAMS as usize - 16;
+
+/// A handle on the agent of one sandbox. Clones share its channels.
+#[derive(Clone)]
+pub struct Guest {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: SandboxId,
+    runs: Link,
+    bulk: Link,
+    follows: Arc<Semaphore>,
+    /// Set once the agent has said that it is ending.
+    ended: AtomicBool,
+}
+
+impl Guest {
+    /// Opens the channel for runs. That an agent answers is for [`hello`](Self::hello) to find out.
+    ///
+    /// # Errors
+    /// [`GuestError::Lost`], [`GuestError::Protocol`].
+    pub async fn connect(engine: Arc<dyn Engine>, id: SandboxId) -> Result<Self, GuestError> {
+        let runs = Link::new(Arc::clone(&engine), id.clone(), Windows::Runs);
+        runs.wire().await?;
+        let bulk = Link::new(engine, id.clone(), Windows::Bulk);
+        Ok(Self {
+            shared: Arc::new(Shared {
+                id,
+                runs,
+                bulk,
+                follows: Arc::new(Semaphore::new(FOLLOWS)),
+                ended: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    /// The sandbox.
+    #[must_use]
+    pub fn id(&self) -> &SandboxId {
+        &self.shared.id
+    }
+
+    /// Whether the channel for runs is open, and the agent has not said that it is ending. A hint.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.shared.runs.is_open() && !self.shared.ended.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when the channel for runs that is open now has closed; at once where none is. The next
+    /// call opens another. Cancel safe.
+    pub async fn closed(&self) {
+        self.shared.runs.closed().await;
+    }
+
+    /// Who the agent is and where it stands.
+    ///
+    /// # Errors
+    /// [`GuestError`]; [`GuestError::Generation`] where it speaks another generation of the protocol.
+    pub async fn hello(&self) -> Result<Hello, GuestError> {
+        self.greet(Ask::new("hello", Method::GET, target("/"))).await
+    }
+
+    /// The same, once it is ready or has failed; after at most `wait` in any case.
+    ///
+    /// # Errors
+    /// As [`hello`](Self::hello).
+    pub async fn wait_ready(&self, wait: Duration) -> Result<Hello, GuestError> {
+        let path = format!("/?wait={}", wait.as_secs());
+        self.greet(Ask::new("hello", Method::GET, target(&path)).waiting(wait))
+            .await
+    }
+
+    async fn greet(&self, ask: Ask) -> Result<Hello, GuestError> {
+        /// What every generation of hello has.
+        #[derive(Deserialize)]
+        struct Origin {
+            generation: u32,
+            version: String,
+        }
+        let bytes = ask.bytes(&self.shared.runs, SMALL).await?;
+        let origin: Origin = parse(&bytes)?;
+        if origin.generation != GENERATION {
+            return Err(GuestError::Generation {
+                generation: origin.generation,
+                theirs: error::shown(&origin.version),
+                expected: GENERATION,
+                ours: env!("CARGO_PKG_VERSION"),
+            });
+        }
+        parse::<Hello>(&bytes)?.bounded()
+    }
+
+    /// Binds the sandbox to a session, or finds it bound to it.
+    ///
+    /// # Errors
+    /// [`GuestError::Refused`] with [`RefusalKind::Conflict`] where it is another session's,
+    /// [`GuestError::Ended`] where it is ending.
+    pub async fn lease(&self, lease: &LeaseRequest) -> Result<LeaseGrant, GuestError> {
+        let ask = Ask::new("a lease", Method::POST, target("/lease")).json(lease)?;
+        self.heed(ask.answer(&self.shared.runs, SMALL).await)
+    }
+
+    /// Says that an answer with the session's notice was written out.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn told(&self) -> Result<(), GuestError> {
+        let ask = Ask::new("that its notice was told", Method::POST, target("/lease/told"));
+        self.note(ask.done(&self.shared.runs).await)
+    }
+
+    /// The lease, once it changes or after `wait`.
+    ///
+    /// # Errors
+    /// [`GuestError`]; [`GuestError::Ended`] once it is ending.
+    pub async fn lease_view(&self, wait: Duration) -> Result<LeaseView, GuestError> {
+        let path = format!("/lease?wait={}", wait.as_secs());
+        let ask = Ask::new("about its lease", Method::GET, target(&path)).waiting(wait);
+        self.heed(ask.answer(&self.shared.runs, SMALL).await)
+    }
+
+    /// Ends the sandbox.
+    ///
+    /// # Errors
+    /// [`GuestError`]; [`GuestError::Ended`] where it was ending already.
+    pub async fn end(&self, reason: EndReason) -> Result<(), GuestError> {
+        self.end_at(end_target(reason, None)).await
+    }
+
+    /// Ends the sandbox if nothing has run in it for `idle`; decided by the agent, so that no run slips in.
+    ///
+    /// # Errors
+    /// As [`end`](Self::end); [`GuestError::Refused`] with [`RefusalKind::Conflict`] where it was not idle.
+    pub async fn end_if_idle(&self, reason: EndReason, idle: Duration) -> Result<(), GuestError> {
+        self.end_at(end_target(reason, Some(idle))).await
+    }
+
+    async fn end_at(&self, target: String) -> Result<(), GuestError> {
+        let ask = Ask::new("to its end", Method::DELETE, target);
+        self.note(ask.done(&self.shared.runs).await)
+    }
+
+    /// Starts a run, or finds the one with this id, and follows its events.
+    ///
+    /// Returns before anything was sent: the first [`RunFollow::next`] sends it.
+    ///
+    /// # Errors
+    /// [`GuestError::Refused`] where the code is too large or too many runs are followed already.
+    pub fn run(&self, run: &RunRequest) -> Result<RunFollow, GuestError> {
+        if run.code.len() > limits::CODE_BYTES {
+            return Err(call::too_large(format!(
+                "code of {} bytes, the limit is {}",
+                run.code.len(),
+                limits::CODE_BYTES
+            )));
+        }
+        let ask = Ask::new("a run", Method::POST, target("/runs")).json(run)?;
+        Ok(RunFollow::start(
+            self.clone(),
+            run.id.clone(),
+            ask,
+            self.follow_permit()?,
+        ))
+    }
+
+    /// Replays a run's events from number `from`, and follows for at most `wait`.
+    ///
+    /// # Errors
+    /// [`GuestError::Refused`] where too many runs are followed already.
+    pub fn follow(&self, run: &RunId, from: u64, wait: Duration) -> Result<RunFollow, GuestError> {
+        Ok(RunFollow::replay(
+            self.clone(),
+            run.clone(),
+            from,
+            wait,
+            self.follow_permit()?,
+        ))
+    }
+
+    fn follow_permit(&self) -> Result<OwnedSemaphorePermit, GuestError> {
+        Arc::clone(&self.shared.follows).try_acquire_owned().map_err(|_| {
+            refused(
+                RefusalKind::QueueFull,
+                format!("{FOLLOWS} calls wait for runs of this session already, which is the limit"),
+            )
+        })
+    }
+
+    /// The runs that the agent knows, newest first.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn runs(&self) -> Result<RunList, GuestError> {
+        let ask = Ask::new("for its runs", Method::GET, target("/runs"));
+        self.heed(ask.answer(&self.shared.runs, LIST).await)
+    }
+
+    /// Interrupts a run, and kills it after a grace.
+    ///
+    /// # Errors
+    /// [`GuestError::Refused`] with [`RefusalKind::NotFound`] or, where it is over, [`RefusalKind::Conflict`].
+    pub async fn cancel(&self, run: &RunId) -> Result<(), GuestError> {
+        let path = format!("/runs/{}", encode(&run.0, Slashes::Encoded));
+        let ask = Ask::new("a cancel", Method::DELETE, target(&path));
+        self.note(ask.done(&self.shared.runs).await)
+    }
+
+    /// The files below a path, sorted.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn list_files(&self, path: &str, depth: Depth) -> Result<FileList, GuestError> {
+        check_path(path)?;
+        let path = encode(path, Slashes::Encoded);
+        let recursive = depth == Depth::All;
+        let ask = Ask::new(
+            "for its files",
+            Method::GET,
+            target(&format!("/files?path={path}&recursive={recursive}")),
+        );
+        self.heed(ask.answer(&self.shared.bulk, LIST).await)
+    }
+
+    /// Reads a file, or a range of its bytes.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn read_file(&self, path: &str, range: impl RangeBounds<u64>) -> Result<FileRead, GuestError> {
+        let extent = Extent::of(&range)?;
+        let target = file_target(path)?;
+        let open = async {
+            let wire = self.shared.bulk.wire().await?;
+            let empty = Either::Left(Full::default());
+            send(&wire, request(Method::GET, &target, extent.headers(), empty)?).await
+        };
+        let response = self.note(within("for a file", CALL, open).await)?;
+        extent.read(response)
+    }
+
+    /// Writes a file; nothing of it is seen until all of it is there.
+    ///
+    /// # Errors
+    /// [`GuestError`]; where the channel broke, [`GuestError::Lost`] leaves open whether it was written.
+    pub async fn write_file(
+        &self,
+        path: &str,
+        mode: WriteMode,
+        upload: impl Into<Upload>,
+    ) -> Result<FileEntry, GuestError> {
+        let mut target = file_target(path)?;
+        if mode == WriteMode::Append {
+            target.push_str("?append=true");
+        }
+        let (body, sent) = outgoing(upload.into());
+        let write = async {
+            let wire = self.shared.bulk.wire().await?;
+            let answer = send(&wire, request(Method::PUT, &target, HeaderMap::new(), body)?).await?;
+            parse(&read(answer.into_body(), SMALL).await?)
+        };
+        self.note(while_moving(&sent, write).await)
+    }
+
+    /// Deletes a file, or a folder with all that is in it.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn delete_file(&self, path: &str) -> Result<Deleted, GuestError> {
+        let ask = Ask::new("to delete a file", Method::DELETE, file_target(path)?);
+        self.note(ask.answer(&self.shared.bulk, SMALL).await)
+    }
+
+    /// Opens a byte stream to a TCP port inside.
+    ///
+    /// # Errors
+    /// [`GuestError`]; [`GuestError::Refused`] where nothing listens.
+    pub async fn tunnel(&self, port: u16) -> Result<Tunnel, GuestError> {
+        let target = format!("127.0.0.1:{port}");
+        let open = async {
+            let wire = self.shared.bulk.wire().await?;
+            let empty: Outgoing = Either::Left(Full::default());
+            let response = send(&wire, request(Method::CONNECT, &target, HeaderMap::new(), empty)?).await?;
+            hyper::upgrade::on(response)
+                .await
+                .map(TokioIo::new)
+                .map_err(|error| GuestError::Lost(Lost::broke(error)))
+        };
+        self.note(within("a tunnel", CALL, open).await)
+    }
+
+    fn runs_link(&self) -> &Link {
+        &self.shared.runs
+    }
+
+    /// Bounds an answer.
+    fn heed<T: Bounded>(&self, answer: Result<T, GuestError>) -> Result<T, GuestError> {
+        self.note(answer.and_then(Bounded::bounded))
+    }
+
+    /// Remembers that the agent is ending, so that nobody builds on its open channel any more.
+    fn note<T>(&self, answer: Result<T, GuestError>) -> Result<T, GuestError> {
+        if let Err(GuestError::Ended(_)) = &answer {
+            self.shared.ended.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+}
+
+impl fmt::Debug for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guest")
+            .field("id", &self.shared.id)
+            .field("open", &self.is_open())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How far down a listing goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// The folder itself.
+    One,
+    /// Every folder below it.
+    All,
+}
+
+fn check_path(path: &str) -> Result<(), GuestError> {
+    if path.len() > limits::PATH_BYTES {
+        return Err(refused(
+            RefusalKind::BadPath,
+            format!(
+                "a path of {} bytes, the limit is {}",
+                path.len(),
+                limits::PATH_BYTES
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn file_target(path: &str) -> Result<String, GuestError> {
+    check_path(path)?;
+    Ok(target(&format!("/files/{}", encode(path, Slashes::Kept))))
+}
