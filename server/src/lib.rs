@@ -21,6 +21,6 @@
 pub mod config;
 pub mod conversation;
 pub mod engine;
-pub mod pool;
 pub mod guest;
+pub mod pool;
 pub mod sandbox;

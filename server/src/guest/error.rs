@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use greenroom_protocol::{EndReason, Refusal, RefusalKind};
+use greenroom_protocol::{EndReason, Refusal};
 
 use crate::engine::EngineError;
 
@@ -84,8 +84,7 @@ impl GuestError {
     pub const fn is_gone(&self) -> bool {
         match self {
             Self::Ended(_) | Self::Lost(_) => true,
-            Self::Refused(refusal) => matches!(refusal.kind, RefusalKind::Gone),
-            Self::Timeout { .. } | Self::Protocol(_) | Self::Generation { .. } => false,
+            Self::Refused(_) | Self::Timeout { .. } | Self::Protocol(_) | Self::Generation { .. } => false,
         }
     }
 
