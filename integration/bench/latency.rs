@@ -14,7 +14,11 @@ const WARM: &str = "greenroom_pool_sandboxes{pool=\"python\",state=\"warm\"}";
 /// Times one call and insists that it went well: a quick error is no measurement.
 async fn timed(client: &Client, conversation: &str, code: &str, bash: bool) -> Result<Duration> {
     let start = Instant::now();
-    let answer = if bash { client.bash(conversation, code).await? } else { client.python(conversation, code).await? };
+    let answer = if bash {
+        client.bash(conversation, code).await?
+    } else {
+        client.python(conversation, code).await?
+    };
     let took = start.elapsed();
     ensure!(answer.status() == "ok", "{}", answer.text);
     Ok(took)
@@ -43,7 +47,12 @@ pub(crate) async fn hot(report: &mut Report, effort: Effort) -> Result<()> {
 
 /// The first call of a new conversation, served from the warm pool.
 pub(crate) async fn fresh(report: &mut Report, effort: Effort) -> Result<()> {
-    let greenroom = Greenroom::start(&Config { warm: 2, max: 64, ..Config::default() }).await?;
+    let greenroom = Greenroom::start(&Config {
+        warm: 2,
+        max: 64,
+        ..Config::default()
+    })
+    .await?;
     let client = greenroom.client(Era::Modern).await?;
     let mut times = Vec::new();
     for n in 0..effort.fresh {
@@ -64,7 +73,12 @@ frame['y'].mean()
 
 /// The first call that does something: a CSV of 1,000 rows and a line plot, with the default preload.
 pub(crate) async fn useful(report: &mut Report, effort: Effort) -> Result<()> {
-    let config = Config { warm: 2, max: 64, pool: String::new(), ..Config::default() };
+    let config = Config {
+        warm: 2,
+        max: 64,
+        pool: String::new(),
+        ..Config::default()
+    };
     let greenroom = Greenroom::start(&config).await?;
     let client = greenroom.client(Era::Modern).await?;
     let rows: String = (0..1000).fold("x,y\n".into(), |text, n| format!("{text}{n},{}\n", n * n % 97));
@@ -72,7 +86,8 @@ pub(crate) async fn useful(report: &mut Report, effort: Effort) -> Result<()> {
     for n in 0..effort.fresh.min(10) {
         greenroom.wait_metric(WARM, 2.0).await?;
         let conversation = format!("bench-useful-{n}");
-        let file = serde_json::json!({ "conversation_id": conversation, "path": "rows.csv", "content": rows });
+        let file =
+            serde_json::json!({ "conversation_id": conversation, "path": "rows.csv", "content": rows });
         client.call("upload_file", file).await?;
         times.push(timed(&client, &conversation, USEFUL, false).await?);
     }
@@ -83,10 +98,17 @@ pub(crate) async fn useful(report: &mut Report, effort: Effort) -> Result<()> {
 
 /// From create to warm, and how many at a time: with an empty pool each new conversation boots its own.
 pub(crate) async fn boots(report: &mut Report, effort: Effort) -> Result<()> {
-    for (name, pool, aim) in
-        [("without preload", "preload = []\n", "≤ 1.5 s"), ("with the default preload", "", "≤ 4 s")]
-    {
-        let greenroom = Greenroom::start(&Config { warm: 0, max: 64, pool: pool.into(), ..Config::default() }).await?;
+    for (name, pool, aim) in [
+        ("without preload", "preload = []\n", "≤ 1.5 s"),
+        ("with the default preload", "", "≤ 4 s"),
+    ] {
+        let greenroom = Greenroom::start(&Config {
+            warm: 0,
+            max: 64,
+            pool: pool.into(),
+            ..Config::default()
+        })
+        .await?;
         let client = greenroom.client(Era::Modern).await?;
         let mut times = Vec::new();
         for n in 0..effort.fresh.min(10) {
@@ -101,7 +123,12 @@ pub(crate) async fn boots(report: &mut Report, effort: Effort) -> Result<()> {
         });
         try_join_all(calls).await?;
         let rate = count as f64 / start.elapsed().as_secs_f64();
-        report.values(format!("boots at once, {name}"), "/s", &[rate], "≥ 2 /s without preload");
+        report.values(
+            format!("boots at once, {name}"),
+            "/s",
+            &[rate],
+            "≥ 2 /s without preload",
+        );
         client.close().await?;
         greenroom.finish().await?;
     }
@@ -110,7 +137,13 @@ pub(crate) async fn boots(report: &mut Report, effort: Effort) -> Result<()> {
 
 /// Twenty new conversations at once on four warm sandboxes.
 pub(crate) async fn burst(report: &mut Report) -> Result<()> {
-    let greenroom = Greenroom::start(&Config { warm: 4, max: 32, pool: String::new(), ..Config::default() }).await?;
+    let greenroom = Greenroom::start(&Config {
+        warm: 4,
+        max: 32,
+        pool: String::new(),
+        ..Config::default()
+    })
+    .await?;
     let client = greenroom.client(Era::Modern).await?;
     greenroom.wait_metric(WARM, 4.0).await?;
     let calls = (0..20).map(|n| {

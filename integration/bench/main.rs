@@ -22,7 +22,11 @@ struct Effort {
 #[tokio::main]
 async fn main() -> Result<()> {
     let quick = std::env::args().any(|argument| argument == "--quick");
-    let effort = if quick { Effort { hot: 100, fresh: 4 } } else { Effort { hot: 1000, fresh: 20 } };
+    let effort = if quick {
+        Effort { hot: 100, fresh: 4 }
+    } else {
+        Effort { hot: 1000, fresh: 20 }
+    };
     let mut report = Report::default();
     latency::hot(&mut report, effort).await?;
     latency::fresh(&mut report, effort).await?;

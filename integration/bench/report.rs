@@ -31,12 +31,29 @@ impl Report {
     }
 
     /// Values of any unit.
-    pub(crate) fn values(&mut self, what: impl Into<String>, unit: &'static str, values: &[f64], aim: &'static str) {
+    pub(crate) fn values(
+        &mut self,
+        what: impl Into<String>,
+        unit: &'static str,
+        values: &[f64],
+        aim: &'static str,
+    ) {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         let at = |share| percentile(&sorted, share);
-        let row = Row { what: what.into(), unit, samples: sorted.len(), p50: at(0.5), p90: at(0.9), p99: at(0.99), aim };
-        eprintln!("{}: p50 {:.2} {unit} of {} samples", row.what, row.p50, row.samples);
+        let row = Row {
+            what: what.into(),
+            unit,
+            samples: sorted.len(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            aim,
+        };
+        eprintln!(
+            "{}: p50 {:.2} {unit} of {} samples",
+            row.what, row.p50, row.samples
+        );
         self.rows.push(row);
     }
 
@@ -44,7 +61,16 @@ impl Report {
     #[expect(clippy::print_stdout, reason = "the table is what the command is for")]
     pub(crate) fn print(&self) -> Result<()> {
         println!("| what | n | p50 | p90 | p99 | aim |\n|---|---|---|---|---|---|");
-        for Row { what, unit, samples, p50, p90, p99, aim } in &self.rows {
+        for Row {
+            what,
+            unit,
+            samples,
+            p50,
+            p90,
+            p99,
+            aim,
+        } in &self.rows
+        {
             println!("| {what} | {samples} | {p50:.2} {unit} | {p90:.2} | {p99:.2} | {aim} |");
         }
         std::fs::create_dir_all("bench-results")?;
@@ -66,7 +92,10 @@ mod tests {
     #[test]
     fn percentiles_are_values_that_were_seen() {
         let sorted: Vec<f64> = (1..=100).map(f64::from).collect();
-        assert_eq!((percentile(&sorted, 0.5), percentile(&sorted, 0.99)), (50.0, 99.0));
+        assert_eq!(
+            (percentile(&sorted, 0.5), percentile(&sorted, 0.99)),
+            (50.0, 99.0)
+        );
         assert_eq!(percentile(&[7.0], 0.99), 7.0);
         assert!(percentile(&[], 0.5).is_nan());
     }

@@ -10,18 +10,29 @@ use crate::report::Report;
 
 /// CPU and memory of idle sandboxes, by their cgroups, with the server's channel open and its pings on.
 pub(crate) async fn idle(report: &mut Report) -> Result<()> {
-    for (name, pool, aim) in
-        [("without preload", "preload = []\n", "≤ 40 MiB"), ("with the default preload", "", "≤ 140 MiB")]
-    {
-        let greenroom = Greenroom::start(&Config { warm: 3, pool: pool.into(), ..Config::default() }).await?;
-        greenroom.wait_metric("greenroom_pool_sandboxes{pool=\"python\",state=\"warm\"}", 3.0).await?;
+    for (name, pool, aim) in [
+        ("without preload", "preload = []\n", "≤ 40 MiB"),
+        ("with the default preload", "", "≤ 140 MiB"),
+    ] {
+        let greenroom = Greenroom::start(&Config {
+            warm: 3,
+            pool: pool.into(),
+            ..Config::default()
+        })
+        .await?;
+        greenroom
+            .wait_metric("greenroom_pool_sandboxes{pool=\"python\",state=\"warm\"}", 3.0)
+            .await?;
         let ids = ids(&greenroom).await?;
         sleep(Duration::from_secs(5)).await;
         let (start, before) = (Instant::now(), cpu(&ids)?);
         sleep(Duration::from_secs(30)).await;
         let elapsed = start.elapsed().as_secs_f64();
-        let shares: Vec<f64> =
-            cpu(&ids)?.iter().zip(before).map(|(after, before)| (after - before) / elapsed * 100.0).collect();
+        let shares: Vec<f64> = cpu(&ids)?
+            .iter()
+            .zip(before)
+            .map(|(after, before)| (after - before) / elapsed * 100.0)
+            .collect();
         report.values(format!("idle sandbox, CPU, {name}"), "%", &shares, "≤ 0.1 %");
         let memory = ids.iter().map(|id| memory(id)).collect::<Result<Vec<_>>>()?;
         report.values(format!("idle sandbox, memory, {name}"), "MiB", &memory, aim);
@@ -32,26 +43,47 @@ pub(crate) async fn idle(report: &mut Report) -> Result<()> {
 
 /// The server's own memory with twenty sessions, and after one of them printed a gigabyte.
 pub(crate) async fn server(report: &mut Report) -> Result<()> {
-    let greenroom = Greenroom::start(&Config { warm: 1, max: 32, ..Config::default() }).await?;
+    let greenroom = Greenroom::start(&Config {
+        warm: 1,
+        max: 32,
+        ..Config::default()
+    })
+    .await?;
     let client = greenroom.client(Era::Modern).await?;
     for n in 0..20 {
         client.python(&format!("bench-session-{n}"), "1").await?;
     }
     let pid = greenroom.pid().context("the server runs")?;
-    report.values("server, resident memory with 20 sessions", "MiB", &[resident(pid)?], "≤ 60 MiB");
+    report.values(
+        "server, resident memory with 20 sessions",
+        "MiB",
+        &[resident(pid)?],
+        "≤ 60 MiB",
+    );
     let start = Instant::now();
     let print = "head -c 1000000000 /dev/zero | tr '\\0' 'y'";
     let answer = client.bash("bench-session-0", print).await?;
     anyhow::ensure!(answer.status() == "ok", "{}", answer.text);
     report.times("a run that prints 1 GB", &[start.elapsed()], "≤ 10 s");
-    report.values("server, resident memory after it", "MiB", &[resident(pid)?], "unchanged");
+    report.values(
+        "server, resident memory after it",
+        "MiB",
+        &[resident(pid)?],
+        "unchanged",
+    );
     client.close().await?;
     greenroom.finish().await
 }
 
 async fn ids(greenroom: &Greenroom) -> Result<Vec<String>> {
-    let containers = Docker::connect().await?.containers(greenroom.deployment()).await?;
-    Ok(containers.into_iter().filter_map(|container| container.id).collect())
+    let containers = Docker::connect()
+        .await?
+        .containers(greenroom.deployment())
+        .await?;
+    Ok(containers
+        .into_iter()
+        .filter_map(|container| container.id)
+        .collect())
 }
 
 /// Seconds of processor time that each container has used.
@@ -75,7 +107,11 @@ fn memory(id: &str) -> Result<f64> {
         Err(_) => (cgroup_file("", id, "memory.stat")?, ["anon ", "shmem "]),
     };
     let text = std::fs::read_to_string(path)?;
-    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.parse::<f64>().ok()).unwrap_or(0.0);
+    let value = |key: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(key)?.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
     Ok(keys.iter().map(|key| value(key)).sum::<f64>() / f64::from(1 << 20))
 }
 
@@ -100,6 +136,8 @@ fn cgroup_file(controller: &str, id: &str, file: &str) -> Result<PathBuf> {
 /// Resident memory of a process in MiB.
 fn resident(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
     Ok(kib.context("VmRSS")?.trim().parse::<f64>()? / 1024.0)
 }
