@@ -1,5 +1,8 @@
 //! The seam to whatever creates, finds, adopts and destroys sandboxes.
 
+pub mod docker;
+mod injection;
+
 use std::{fmt, time::SystemTime};
 
 use async_trait::async_trait;
@@ -29,7 +32,8 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// and health check are seen to. Answers the name to create from. Idempotent, and cheap the second time.
     async fn prepare(&self, image: &str) -> Result<String, EngineError>;
 
-    /// Creates a sandbox under its id, not started.
+    /// Creates a sandbox under its id, not started. [`EngineError::NoImage`] means that the prepared image has
+    /// been removed meanwhile: prepare it again.
     async fn create(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<(), EngineError>;
 
     /// Starts it. Starting a running one is a success.
@@ -58,6 +62,11 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
 
     /// Every sandbox of this deployment.
     async fn list(&self) -> Result<Vec<Listed>, EngineError>;
+
+    /// Clears away what no sandbox owns any more, such as processes that an engine left behind when it
+    /// forgot their sandbox, and answers how many such leftovers it ended. One that is seen for the first
+    /// time is only noted. Call it every half minute or so.
+    async fn sweep(&self) -> Result<usize, EngineError>;
 }
 
 /// The answer to [`Engine::adopt`].
@@ -124,7 +133,7 @@ pub struct Listed {
 pub enum ListedState {
     /// Created and not started.
     Created,
-    /// Running, paused or restarting.
+    /// Running, or paused.
     Running,
     /// On its way out.
     Ending,
@@ -162,11 +171,14 @@ pub enum EngineError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The agent's binary is missing or cannot be put into an image.
+    #[error("{0}")]
+    BadAgent(String),
     /// The engine has no such runtime.
     #[error("the engine has no runtime {0:?}")]
     NoRuntime(String),
-    /// There is no such sandbox.
-    #[error("there is no sandbox {0}")]
+    /// There is no such sandbox, or it does not run.
+    #[error("sandbox {0} is not there or does not run")]
     NoSandbox(SandboxId),
     /// It refused for another reason.
     #[error("the engine refused to {what}: {reason}")]

@@ -1,0 +1,516 @@
+//! Sandboxes as containers of a Docker engine. Nothing outside of this module knows that they are.
+//!
+//! | here | in Docker |
+//! |---|---|
+//! | sandbox id | first name of the container, and the label `greenroom.id` |
+//! | session's name | name of the container, by a rename |
+//! | tombstone | exited container, renamed once more |
+//! | channel | exec stream of `agent relay` |
+//! | prepared image | image `greenroom/prepared:<hash of what is in it>` |
+//!
+//! A container is addressed by Docker's own id of it once that is known, because names change hands, and
+//! is destroyed by label, because a create that was given up may still come true.
+
+mod call;
+mod channel;
+mod container;
+mod image;
+mod known;
+mod leftovers;
+mod listing;
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    time::SystemTime,
+};
+
+use async_trait::async_trait;
+use bollard::{
+    API_DEFAULT_VERSION, Docker,
+    exec::{CreateExecOptions, StartExecOptions},
+    models::{ContainerSummary, ContainerSummaryStateEnum, SystemInfo, SystemInfoCgroupDriverEnum},
+    query_parameters::{
+        CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptions,
+        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder,
+        StartContainerOptions, WaitContainerOptionsBuilder,
+    },
+};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use greenroom_protocol::AGENT_PATH;
+
+use self::{
+    call::Failure,
+    channel::ExecStream,
+    image::Images,
+    known::Known,
+    leftovers::{Leftovers, Parent},
+    listing::{Doing, Row},
+};
+use super::{Adoption, Channel, Engine, EngineError, Found, Listed, ListedState, Place, Tombstone};
+use crate::{
+    conversation::SessionName,
+    sandbox::{Fate, SandboxId, SandboxSpec},
+};
+
+/// The oldest API that has what is used here.
+const OLDEST_API: (usize, usize) = (1, 41);
+/// The client's own deadline. Each call has a shorter one; this ends what a dropped call left behind.
+const CLIENT_SECONDS: u64 = 180;
+/// Containers that are looked into at the same time.
+const LOOKS: usize = 8;
+
+/// How to reach a Docker engine, and as whom.
+#[derive(Clone, Debug)]
+pub struct DockerConfig {
+    /// `unix:///var/run/docker.sock`, or `tcp://host:port`.
+    pub socket: String,
+    /// [`crate::conversation::Secret::fingerprint`]: what has another one is never touched.
+    pub fingerprint: String,
+    /// Tells deployments apart that share a secret.
+    pub deployment: String,
+    /// This server process, as it calls itself.
+    pub creator: String,
+    /// The agent's static binary.
+    pub agent: PathBuf,
+    /// First part of the name of the cgroup that all sandboxes are below.
+    pub cgroup_parent: String,
+}
+
+/// What a Docker engine says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DockerFacts {
+    /// Its version.
+    pub version: String,
+    /// The API that is spoken with it.
+    pub api: String,
+    /// The runtimes that it has, in order.
+    pub runtimes: Vec<String>,
+    /// `cgroupfs` or `systemd`, and `1` or `2`.
+    pub cgroups: (String, String),
+    /// Whether sandboxes outlive it.
+    pub live_restore: bool,
+}
+
+/// Sandboxes on a Docker engine.
+#[derive(Debug)]
+pub struct DockerEngine {
+    docker: Docker,
+    deployment: String,
+    creator: String,
+    images: Images,
+    known: Known,
+    leftovers: Leftovers,
+    /// Whether the engine's processes are this host's.
+    local: bool,
+}
+
+impl DockerEngine {
+    /// Reaches the engine and agrees on an API with it.
+    ///
+    /// # Errors
+    /// It cannot be reached, or speaks no API that is new enough.
+    pub async fn connect(config: DockerConfig) -> Result<Self, EngineError> {
+        let local = !config.socket.starts_with("tcp://") && !config.socket.starts_with("http://");
+        let connected = if local {
+            Docker::connect_with_unix(&config.socket, CLIENT_SECONDS, API_DEFAULT_VERSION)
+        } else {
+            Docker::connect_with_http(&config.socket, CLIENT_SECONDS, API_DEFAULT_VERSION)
+        };
+        let negotiation = async { connected?.negotiate_version().await };
+        let docker = call::ASK.run(negotiation).await?;
+        let api = docker.client_version();
+        if (api.major_version, api.minor_version) < OLDEST_API {
+            return Err(EngineError::Unreachable(format!(
+                "it speaks API {api}, and 1.41 (Docker 20.10) is the oldest that will do"
+            )));
+        }
+        let info = call::ASK.run(docker.info()).await?;
+        let deployment = format!("{}-{}", config.fingerprint, config.deployment);
+        let parent = Parent::new(
+            &config.cgroup_parent,
+            &deployment,
+            info.id.as_deref().unwrap_or_default(),
+            info.cgroup_driver == Some(SystemInfoCgroupDriverEnum::SYSTEMD),
+        );
+        Ok(Self {
+            images: Images::new(docker.clone(), config.agent, config.fingerprint),
+            docker,
+            deployment,
+            creator: config.creator,
+            known: Known::default(),
+            leftovers: Leftovers::new(parent),
+            local,
+        })
+    }
+
+    /// What the engine says of itself.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub async fn facts(&self) -> Result<DockerFacts, EngineError> {
+        let info: SystemInfo = call::ASK.run(self.docker.info()).await?;
+        let mut runtimes: Vec<_> = info.runtimes.unwrap_or_default().into_keys().collect();
+        runtimes.sort_unstable();
+        let driver = info.cgroup_driver.map(|driver| driver.to_string());
+        let version = info.cgroup_version.map(|version| version.to_string());
+        Ok(DockerFacts {
+            version: info.server_version.unwrap_or_default(),
+            api: self.docker.client_version().to_string(),
+            runtimes,
+            cgroups: (driver.unwrap_or_default(), version.unwrap_or_default()),
+            live_restore: info.live_restore_enabled.unwrap_or_default(),
+        })
+    }
+
+    /// The cgroup that all sandboxes are below, for whoever checks that nothing is left.
+    #[must_use]
+    pub fn cgroup_parent(&self) -> &str {
+        self.leftovers.parent().as_str()
+    }
+
+    /// Containers in any state, by one of Docker's filters.
+    async fn containers(&self, filter: &str, value: String) -> Result<Vec<ContainerSummary>, Failure> {
+        let options = ListContainersOptionsBuilder::default()
+            .all(true)
+            .filters(&HashMap::from([(filter, vec![value])]))
+            .build();
+        call::LIST.run(self.docker.list_containers(Some(options))).await
+    }
+
+    /// The containers of ours among them.
+    async fn rows(&self, filter: &str, value: String) -> Result<Vec<Row>, Failure> {
+        let containers = self.containers(filter, value).await?;
+        let rows: Vec<Row> = containers.into_iter().filter_map(Row::read).collect();
+        for row in &rows {
+            self.known.meet(&row.id, &row.container);
+        }
+        Ok(rows)
+    }
+
+    async fn row(&self, id: &SandboxId) -> Result<Option<Row>, Failure> {
+        let rows = self.rows("label", format!("{}={id}", listing::ID)).await?;
+        Ok(rows.into_iter().next())
+    }
+
+    /// The container of a sandbox.
+    async fn container(&self, id: &SandboxId) -> Result<String, EngineError> {
+        if let Some(container) = self.known.container(id) {
+            return Ok(container);
+        }
+        let row = self.row(id).await?;
+        row.map(|row| row.container)
+            .ok_or_else(|| EngineError::NoSandbox(id.clone()))
+    }
+
+    /// How an ended sandbox ended; `None` if it is gone by now.
+    async fn fate(&self, row: &Row) -> Result<Option<Fate>, EngineError> {
+        if let Some(fate) = self.known.fate(&row.id) {
+            return Ok(Some(fate));
+        }
+        let look = self
+            .docker
+            .inspect_container(&row.container, None::<InspectContainerOptions>);
+        match call::INSPECT.run(look).await {
+            Ok(inspected) => {
+                let fate = listing::fate(&inspected.state.unwrap_or_default(), row.created_at);
+                self.known.ended(&row.id, fate);
+                Ok(Some(fate))
+            }
+            Err(failure) if failure.status() == Some(404) => Ok(None),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    /// When a running sandbox was started. Unknown if the engine is busy with it: one that hangs must not
+    /// hold up the list of all the others.
+    async fn started_at(&self, row: &Row) -> Option<SystemTime> {
+        if let Some(at) = self.known.started_at(&row.id) {
+            return Some(at);
+        }
+        let look = self
+            .docker
+            .inspect_container(&row.container, None::<InspectContainerOptions>);
+        let inspected = call::INSPECT.run(look).await.ok()?;
+        let at = listing::started_at(&inspected.state?)?;
+        self.known.started(&row.id, at);
+        Some(at)
+    }
+
+    /// One entry of the list; `None` if the sandbox is gone by now.
+    async fn listed(&self, row: Row) -> Result<Option<Listed>, EngineError> {
+        let (state, started_at) = match row.doing {
+            Doing::Created => (ListedState::Created, None),
+            Doing::Running | Doing::Paused => (ListedState::Running, self.started_at(&row).await),
+            Doing::Ending => (ListedState::Ending, None),
+            Doing::Exited => match self.fate(&row).await? {
+                Some(fate) => (ListedState::Exited(fate), None),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Listed {
+            adopted: row.adopted(),
+            id: row.id,
+            pool: row.pool,
+            creator: row.creator,
+            state,
+            created_at: row.created_at,
+            started_at,
+        }))
+    }
+
+    /// What stands under a session's name. One that was created and never started cannot serve it: it has
+    /// ended as far as the session goes.
+    async fn place(&self, row: &Row) -> Result<Place, EngineError> {
+        let id = row.id.clone();
+        match row.doing {
+            Doing::Running => Ok(Place::Running(id)),
+            Doing::Paused => self.thaw(row).await,
+            Doing::Ending => Ok(Place::Ending(id)),
+            Doing::Created | Doing::Exited => Ok(match self.fate(row).await? {
+                Some(fate) => Place::Exited(Tombstone { id, fate }),
+                None => Place::Absent,
+            }),
+        }
+    }
+
+    /// Wakes a sandbox that somebody has paused. One that cannot be woken is killed rather than removed:
+    /// so its session still hears that it is gone.
+    async fn thaw(&self, row: &Row) -> Result<Place, EngineError> {
+        let unpaused = call::UNPAUSE
+            .run(self.docker.unpause_container(&row.container))
+            .await;
+        match unpaused {
+            Ok(()) => Ok(Place::Running(row.id.clone())),
+            Err(failure) => {
+                tracing::warn!(sandbox = %row.id, reason = failure.message(), "cannot be unpaused, killing it");
+                let kill = self
+                    .docker
+                    .kill_container(&row.container, None::<KillContainerOptions>);
+                call::REMOVE.run(kill).await?;
+                Ok(Place::Ending(row.id.clone()))
+            }
+        }
+    }
+
+    async fn rename(&self, container: &str, name: &str) -> Result<(), Failure> {
+        let options = RenameContainerOptionsBuilder::default().name(name).build();
+        call::RENAME
+            .run(self.docker.rename_container(container, options))
+            .await
+    }
+
+    /// Removes a container by force, with its anonymous volumes.
+    async fn remove(&self, container: &str, paused: bool) -> Result<(), EngineError> {
+        if paused {
+            // Killing a frozen one hangs. If this fails the removal will too, and that is what is told.
+            if let Err(failure) = call::UNPAUSE.run(self.docker.unpause_container(container)).await {
+                tracing::debug!(container, reason = failure.message(), "cannot be unpaused");
+            }
+        }
+        let options = RemoveContainerOptionsBuilder::default()
+            .force(true)
+            .v(true)
+            .build();
+        let removal = self.docker.remove_container(container, Some(options));
+        match call::REMOVE.run(removal).await {
+            Ok(()) => Ok(()),
+            Err(failure) => match failure.status() {
+                Some(404) => Ok(()),
+                Some(409) => self.removed(container).await,
+                _ => Err(failure.into()),
+            },
+        }
+    }
+
+    /// Waits for a removal that another call has begun.
+    async fn removed(&self, container: &str) -> Result<(), EngineError> {
+        let options = WaitContainerOptionsBuilder::default()
+            .condition("removed")
+            .build();
+        let mut wait = std::pin::pin!(self.docker.wait_container(container, Some(options)));
+        // Gone already, gone now, or gone with an exit code, which the client takes for an error.
+        match tokio::time::timeout(call::REMOVE.deadline(), wait.next()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(call::REMOVE.timed_out()),
+        }
+    }
+
+    /// Starts a relay in the sandbox.
+    async fn relay(&self, id: &SandboxId) -> Result<ExecStream, EngineError> {
+        let container = self.container(id).await?;
+        let command = CreateExecOptions {
+            attach_stdin: Some(true),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            user: Some("0:0"),
+            cmd: Some(vec![AGENT_PATH, "relay"]),
+            working_dir: Some("/"),
+            ..CreateExecOptions::default()
+        };
+        let refused = |failure: Failure| match failure.status() {
+            // Not there, and not running or paused.
+            Some(404 | 409) => EngineError::NoSandbox(id.clone()),
+            _ => failure.into(),
+        };
+        let exec = call::EXEC
+            .run(self.docker.create_exec(&container, command))
+            .await
+            .map_err(refused)?;
+        let options = StartExecOptions {
+            output_capacity: Some(channel::READ_BYTES),
+            ..StartExecOptions::default()
+        };
+        let started = call::EXEC
+            .run(self.docker.start_exec(&exec.id, Some(options)))
+            .await
+            .map_err(refused)?;
+        ExecStream::attached(started).ok_or_else(|| EngineError::Refused {
+            what: call::EXEC.what(),
+            reason: "it came detached".to_owned(),
+        })
+    }
+}
+
+#[async_trait]
+impl Engine for DockerEngine {
+    async fn prepare(&self, image: &str) -> Result<String, EngineError> {
+        self.images.prepare(image).await
+    }
+
+    async fn create(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<(), EngineError> {
+        let agent = serde_json::to_string(&spec.agent).map_err(|error| EngineError::Refused {
+            what: call::CREATE.what(),
+            reason: error.to_string(),
+        })?;
+        let volumes = self.images.volumes(&spec.image).await?;
+        let labels = listing::labels(id, &spec.pool, &self.deployment, &self.creator);
+        let parent = self.leftovers.parent().as_str().to_owned();
+        let body = container::body(spec, agent, &volumes, labels, parent);
+        let options = CreateContainerOptionsBuilder::default().name(id.as_str()).build();
+        let creation = self.docker.create_container(Some(options), body);
+        match call::CREATE.run(creation).await {
+            Ok(created) => {
+                self.known.meet(id, &created.id);
+                Ok(())
+            }
+            Err(failure) if failure.status() == Some(404) => Err(EngineError::NoImage {
+                image: spec.image.clone(),
+                reason: failure.message().to_owned(),
+            }),
+            Err(failure) if failure.message().contains("invalid runtime name") => {
+                Err(EngineError::NoRuntime(spec.runtime.clone()))
+            }
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn start(&self, id: &SandboxId) -> Result<(), EngineError> {
+        let container = self.container(id).await?;
+        let start = self
+            .docker
+            .start_container(&container, None::<StartContainerOptions>);
+        match call::START.run(start).await {
+            Err(failure) if failure.status() == Some(404) => Err(EngineError::NoSandbox(id.clone())),
+            other => other.map_err(EngineError::from),
+        }
+    }
+
+    async fn open(&self, id: &SandboxId) -> Result<Channel, EngineError> {
+        match tokio::time::timeout(call::EXEC.deadline(), self.relay(id)).await {
+            Ok(relay) => Ok(Box::new(relay?)),
+            Err(_) => Err(call::EXEC.timed_out()),
+        }
+    }
+
+    async fn adopt(&self, id: &SandboxId, name: &SessionName) -> Result<Adoption, EngineError> {
+        let container = self.container(id).await?;
+        match self.rename(&container, &name.to_string()).await {
+            Ok(()) => Ok(Adoption::Adopted),
+            Err(failure) => match failure.status() {
+                Some(409) => Ok(Adoption::Taken),
+                Some(404) => Err(EngineError::NoSandbox(id.clone())),
+                _ => Err(failure.into()),
+            },
+        }
+    }
+
+    async fn find(&self, name: &SessionName) -> Result<Found, EngineError> {
+        let rows = self.rows("name", listing::name_filter(name)).await?;
+        let (own, aside) = (name.to_string(), format!("{name}."));
+        let place = match rows.iter().find(|row| row.name == own) {
+            Some(row) => self.place(row).await?,
+            None => Place::Absent,
+        };
+        let mut tombstone: Option<Tombstone> = None;
+        for row in rows.iter().filter(|row| row.name.starts_with(&aside)) {
+            // One that is being removed has been told of.
+            if row.doing == Doing::Exited
+                && let Some(fate) = self.fate(row).await?
+                && tombstone
+                    .as_ref()
+                    .is_none_or(|newest| newest.fate.finished_at < fate.finished_at)
+            {
+                let id = row.id.clone();
+                tombstone = Some(Tombstone { id, fate });
+            }
+        }
+        Ok(Found { place, tombstone })
+    }
+
+    async fn set_aside(&self, id: &SandboxId, name: &SessionName) -> Result<(), EngineError> {
+        let aside = listing::aside(name, id);
+        match self.row(id).await? {
+            Some(row) if row.name != aside => match self.rename(&row.container, &aside).await {
+                Err(failure) if failure.status() != Some(404) => Err(failure.into()),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    async fn destroy(&self, id: &SandboxId) -> Result<(), EngineError> {
+        let containers = self.containers("label", format!("{}={id}", listing::ID)).await?;
+        for container in containers {
+            let paused = container.state == Some(ContainerSummaryStateEnum::PAUSED);
+            if let Some(container) = container.id {
+                self.remove(&container, paused).await?;
+            }
+        }
+        self.known.forget(id);
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<Listed>, EngineError> {
+        let ours = format!("{}={}", listing::DEPLOYMENT, self.deployment);
+        let rows = self.rows("label", ours).await?;
+        self.known.keep_only(&rows.iter().map(|row| &row.id).collect());
+        stream::iter(rows)
+            .map(|row| self.listed(row))
+            .buffered(LOOKS)
+            .try_filter_map(|listed| async { Ok(listed) })
+            .try_collect()
+            .await
+    }
+
+    async fn sweep(&self) -> Result<usize, EngineError> {
+        if !self.local {
+            return Ok(0);
+        }
+        let unreadable = |error: std::io::Error| EngineError::Refused {
+            what: "read its cgroups",
+            reason: error.to_string(),
+        };
+        let mut on_disk = self.leftovers.on_disk().map_err(unreadable)?;
+        // After the cgroups, so that whatever came to be in between has an owner.
+        let all = ListContainersOptionsBuilder::default().all(true).build();
+        let containers = call::LIST.run(self.docker.list_containers(Some(all))).await?;
+        let owned: HashSet<String> = containers.into_iter().filter_map(|one| one.id).collect();
+        let due = self.leftovers.due(on_disk.keys().cloned().collect(), &owned);
+        for container in &due {
+            tracing::warn!(container, "ending what the engine left behind");
+            leftovers::end(container, &on_disk.remove(container).unwrap_or_default());
+        }
+        Ok(due.len())
+    }
+}

@@ -1,0 +1,453 @@
+//! Images made ready: create a container (never started), put the agent in, commit it under a name that
+//! says what is in it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use bollard::{
+    Docker,
+    models::{
+        ContainerConfig, ContainerCreateBody, ContainerSummary, HealthConfig, HostConfig, ImageInspect,
+        ImageSummary,
+    },
+    query_parameters::{
+        CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
+        ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
+        UploadToContainerOptionsBuilder,
+    },
+};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use greenroom_protocol::{AGENT_PATH, SOCKET_PATH, WORK_DIR};
+use tokio::sync::Semaphore;
+
+use super::call::{Failure, IMAGE, LIST, PREPARE, REMOVE, bounded};
+use crate::{
+    conversation::hex,
+    engine::{EngineError, injection::Agent},
+};
+
+const REPOSITORY: &str = "greenroom/prepared";
+/// Label of prepared images: the image as configured that they were made from. Sandboxes inherit it.
+const SOURCE: &str = "greenroom.source";
+/// First part of the names of containers that an image is prepared in. They have no label: a commit would
+/// hand it on to every sandbox.
+const PREPARING: &str = "greenroom-prepare";
+/// An unused prepared image this old is nobody's any more: its pool would have filled long ago.
+const STALE_IMAGE: Duration = Duration::from_secs(3600);
+/// A container this old that an image was prepared in outlived its server.
+const STALE_PREPARATION: Duration = Duration::from_secs(600);
+/// Enough of a volume's archive to see whether there is a second entry in it.
+const VOLUME_GLANCE: usize = 16 << 10;
+
+/// Prepares images, one at a time.
+#[derive(Debug)]
+pub(super) struct Images {
+    docker: Docker,
+    agent: PathBuf,
+    fingerprint: String,
+    /// Single flight: pools of one image wait here for the first, and then find it done.
+    one_at_a_time: Semaphore,
+    /// VOLUMEs by prepared image. A name stands for its content, so this never goes stale.
+    volumes: Mutex<HashMap<String, Arc<[String]>>>,
+}
+
+impl Images {
+    pub(super) fn new(docker: Docker, agent: PathBuf, fingerprint: String) -> Self {
+        Self {
+            docker,
+            agent,
+            fingerprint,
+            one_at_a_time: Semaphore::new(1),
+            volumes: Mutex::default(),
+        }
+    }
+
+    /// See [`crate::engine::Engine::prepare`]. Two servers that prepare the same at the same time both
+    /// succeed: the later commit takes the name over, with the same content.
+    pub(super) async fn prepare(&self, image: &str) -> Result<String, EngineError> {
+        let agent = Agent::read(&self.agent)
+            .await
+            .map_err(|bad| EngineError::BadAgent(bad.to_string()))?;
+        let source = self.inspect(image).await?;
+        let source_id = source.id.clone().unwrap_or_default();
+        let volumes = volumes_of(image, &source)?;
+        check_architecture(image, &source, &agent)?;
+        let tag = agent.prepared(&source_id);
+        let prepared = format!("{REPOSITORY}:{tag}");
+
+        let _turn = self.one_at_a_time.acquire().await;
+        match self.inspect(&prepared).await {
+            Ok(_) => {}
+            Err(EngineError::NoImage { .. }) => {
+                tracing::info!(image, prepared, "preparing the image");
+                self.build(image, &source_id, &tag, &volumes, &agent).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        if let Err(failure) = self.remove_stale(image, &prepared).await {
+            tracing::warn!(reason = failure.message(), "old prepared images stay for now");
+        }
+        Ok(prepared)
+    }
+
+    /// The VOLUMEs of a prepared image.
+    pub(super) async fn volumes(&self, prepared: &str) -> Result<Arc<[String]>, EngineError> {
+        let lock = || self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(prepared) {
+            return Ok(Arc::clone(known));
+        }
+        let volumes: Arc<[String]> = volumes_of(prepared, &self.inspect(prepared).await?)?.into();
+        lock().insert(prepared.to_owned(), Arc::clone(&volumes));
+        Ok(volumes)
+    }
+
+    /// Nothing is pulled here: a name that is missing on this host may be anybody's at a registry.
+    async fn inspect(&self, image: &str) -> Result<ImageInspect, EngineError> {
+        let answer = IMAGE.run(self.docker.inspect_image(image)).await;
+        answer.map_err(|failure| match failure.status() {
+            Some(400 | 404) => EngineError::NoImage {
+                image: image.to_owned(),
+                reason: failure.message().to_owned(),
+            },
+            _ => failure.into(),
+        })
+    }
+
+    async fn build(
+        &self,
+        image: &str,
+        source_id: &str,
+        tag: &str,
+        volumes: &[String],
+        agent: &Agent,
+    ) -> Result<(), EngineError> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|error| EngineError::Refused {
+            what: PREPARE.what(),
+            reason: error.to_string(),
+        })?;
+        let name = format!("{PREPARING}-{}-{}", self.fingerprint, hex(&random));
+        let options = CreateContainerOptionsBuilder::default().name(&name).build();
+        let body = ContainerCreateBody {
+            image: Some(source_id.to_owned()),
+            entrypoint: Some(vec![AGENT_PATH.to_owned()]),
+            host_config: Some(HostConfig {
+                network_mode: Some("none".into()),
+                ..HostConfig::default()
+            }),
+            ..ContainerCreateBody::default()
+        };
+        PREPARE
+            .run(self.docker.create_container(Some(options), body))
+            .await?;
+        let built = self.fill(image, &name, tag, volumes, agent).await;
+        // Whatever came of it; what is left after this is found by its name later.
+        let removed = self.remove_container(&name).await;
+        built.and(removed.map_err(EngineError::from))
+    }
+
+    async fn fill(
+        &self,
+        image: &str,
+        container: &str,
+        tag: &str,
+        volumes: &[String],
+        agent: &Agent,
+    ) -> Result<(), EngineError> {
+        for volume in volumes {
+            if self.has_content(container, volume).await? {
+                return Err(bad(
+                    image,
+                    format!("it has files in its VOLUME {volume}, where a sandbox gets an empty directory"),
+                ));
+            }
+        }
+        let archive = agent.archive().map_err(|error| bad(image, error.to_string()))?;
+        let options = UploadToContainerOptionsBuilder::default().path("/").build();
+        let body = bollard::body_full(archive.into());
+        PREPARE
+            .run(self.docker.upload_to_container(container, Some(options), body))
+            .await?;
+        let options = CommitContainerOptionsBuilder::default()
+            .container(container)
+            .repo(REPOSITORY)
+            .tag(tag)
+            .pause(false)
+            .build();
+        let config = ContainerConfig {
+            user: Some("0:0".into()),
+            working_dir: Some(WORK_DIR.into()),
+            healthcheck: Some(HealthConfig {
+                test: Some(vec!["NONE".into()]),
+                ..HealthConfig::default()
+            }),
+            labels: Some(HashMap::from([(SOURCE.to_owned(), image.to_owned())])),
+            ..ContainerConfig::default()
+        };
+        PREPARE.run(self.docker.commit_container(options, config)).await?;
+        Ok(())
+    }
+
+    /// Whether a directory of a container has anything in it: one look at the head of its archive.
+    async fn has_content(&self, container: &str, directory: &str) -> Result<bool, EngineError> {
+        let options = DownloadFromContainerOptionsBuilder::default()
+            .path(directory)
+            .build();
+        let glance = async {
+            let mut archive = self.docker.download_from_container(container, Some(options));
+            let mut head = Vec::new();
+            while head.len() < VOLUME_GLANCE {
+                match archive.try_next().await? {
+                    Some(chunk) => head.extend_from_slice(&chunk),
+                    None => break,
+                }
+            }
+            Ok(head)
+        };
+        let head = PREPARE.run(glance).await?;
+        Ok(second_entry(&head).unwrap_or(true))
+    }
+
+    async fn remove_container(&self, name: &str) -> Result<(), Failure> {
+        // The volumes go with it: the engine made one for each VOLUME.
+        let options = RemoveContainerOptionsBuilder::default()
+            .force(true)
+            .v(true)
+            .build();
+        match REMOVE
+            .run(self.docker.remove_container(name, Some(options)))
+            .await
+        {
+            Err(failure) if !matches!(failure.status(), Some(404 | 409)) => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what earlier agents and earlier servers left: images that were prepared from the same image
+    /// and that no container uses, and containers of preparations that never ended.
+    async fn remove_stale(&self, image: &str, current: &str) -> Result<(), Failure> {
+        let all = ListContainersOptionsBuilder::default().all(true).build();
+        let containers = LIST.run(self.docker.list_containers(Some(all))).await?;
+        let filter = HashMap::from([("label", vec![format!("{SOURCE}={image}")])]);
+        let options = ListImagesOptionsBuilder::default().filters(&filter).build();
+        let images = LIST.run(self.docker.list_images(Some(options))).await?;
+
+        let now = SystemTime::now();
+        let prefix = format!("{PREPARING}-{}-", self.fingerprint);
+        for name in stale_preparations(&containers, &prefix, now) {
+            self.remove_container(&name).await?;
+        }
+        futures_util::stream::iter(stale_images(&images, &containers, current, now))
+            .for_each(|id| async move {
+                // Not by force: the engine refuses if a container has come to use it meanwhile.
+                let removal =
+                    self.docker
+                        .remove_image(id, None::<bollard::query_parameters::RemoveImageOptions>, None);
+                match REMOVE.run(removal).await {
+                    Ok(_) => tracing::info!(id, "removed an old prepared image"),
+                    Err(failure) => tracing::debug!(id, reason = failure.message(), "an old image stays"),
+                }
+            })
+            .await;
+        Ok(())
+    }
+}
+
+fn bad(image: &str, reason: String) -> EngineError {
+    EngineError::BadImage {
+        image: image.to_owned(),
+        reason,
+    }
+}
+
+fn check_architecture(image: &str, source: &ImageInspect, agent: &Agent) -> Result<(), EngineError> {
+    match source.architecture.as_deref() {
+        Some(other) if !other.is_empty() && other != agent.architecture() => Err(bad(
+            image,
+            format!(
+                "it is for {}, the agent is for {}",
+                bounded(other),
+                agent.architecture()
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The image's VOLUMEs, in order. Refuses those that would hide what every sandbox needs.
+fn volumes_of(image: &str, source: &ImageInspect) -> Result<Vec<String>, EngineError> {
+    let config = source.config.as_ref();
+    let mut volumes = config
+        .and_then(|config| config.volumes.clone())
+        .unwrap_or_default();
+    volumes.sort_unstable();
+    for volume in &volumes {
+        let below = format!("{}/", volume.trim_end_matches('/'));
+        let odd = !volume.starts_with('/') || volume.split('/').any(|part| part == "..");
+        if let Some(hidden) = [AGENT_PATH, SOCKET_PATH, WORK_DIR]
+            .into_iter()
+            .find(|needed| odd || needed.starts_with(&below))
+        {
+            return Err(bad(
+                image,
+                format!("its VOLUME {} would hide {hidden}", bounded(volume)),
+            ));
+        }
+    }
+    Ok(volumes)
+}
+
+/// Whether an archive, cut off somewhere, goes on after its first entry.
+fn second_entry(archive: &[u8]) -> io::Result<bool> {
+    let mut archive = tar::Archive::new(archive);
+    Ok(archive.entries()?.nth(1).is_some())
+}
+
+/// Prepared images that are older than [`STALE_IMAGE`], not the current one, and that no container uses.
+fn stale_images<'a>(
+    images: &'a [ImageSummary],
+    containers: &[ContainerSummary],
+    current: &str,
+    now: SystemTime,
+) -> Vec<&'a str> {
+    let used: HashSet<&str> = containers
+        .iter()
+        .filter_map(|container| container.image_id.as_deref())
+        .collect();
+    images
+        .iter()
+        .filter(|image| {
+            let ours = image.repo_tags.iter().all(|tag| tag.starts_with(REPOSITORY));
+            let named = image.repo_tags.iter().any(|tag| tag == current);
+            ours && !named && !used.contains(image.id.as_str()) && older(image.created, STALE_IMAGE, now)
+        })
+        .map(|image| image.id.as_str())
+        .collect()
+}
+
+/// Containers of preparations that are older than [`STALE_PREPARATION`].
+fn stale_preparations(containers: &[ContainerSummary], prefix: &str, now: SystemTime) -> Vec<String> {
+    containers
+        .iter()
+        .filter(|container| older(container.created.unwrap_or(i64::MAX), STALE_PREPARATION, now))
+        .filter_map(|container| container.names.as_ref()?.first())
+        .map(|name| name.trim_start_matches('/').to_owned())
+        .filter(|name| name.starts_with(prefix))
+        .collect()
+}
+
+fn older(created: i64, age: Duration, now: SystemTime) -> bool {
+    let created = SystemTime::UNIX_EPOCH + Duration::from_secs(created.max(0).unsigned_abs());
+    now.duration_since(created).is_ok_and(|passed| passed > age)
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::ImageConfig;
+
+    use super::*;
+
+    fn with_volumes(volumes: &[&str]) -> ImageInspect {
+        ImageInspect {
+            config: Some(ImageConfig {
+                volumes: Some(volumes.iter().map(|&volume| volume.to_owned()).collect()),
+                ..ImageConfig::default()
+            }),
+            ..ImageInspect::default()
+        }
+    }
+
+    #[test]
+    fn a_volume_may_not_hide_what_a_sandbox_needs() {
+        let fine = ["/var/lib/db", "/mnt/data", "/tmp", "/mnt/data/x"];
+        let volumes = volumes_of("image", &with_volumes(&fine)).unwrap();
+        assert_eq!(volumes, ["/mnt/data", "/mnt/data/x", "/tmp", "/var/lib/db"]);
+        for hiding in [
+            "/",
+            "/mnt",
+            "/mnt/",
+            "/run",
+            "/.greenroom",
+            "/a/../mnt",
+            "relative",
+        ] {
+            let error = volumes_of("image", &with_volumes(&[hiding])).unwrap_err();
+            assert!(matches!(error, EngineError::BadImage { .. }), "{hiding}");
+        }
+        assert!(volumes_of("image", &ImageInspect::default()).unwrap().is_empty());
+    }
+
+    fn archive(files: &[&str]) -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_size(0);
+        archive.append_data(&mut header, "volume/", io::empty()).unwrap();
+        for file in files {
+            let content = vec![7; 40_000];
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            archive.append_data(&mut header, file, &content[..]).unwrap();
+        }
+        archive.into_inner().unwrap()
+    }
+
+    #[test]
+    fn content_is_seen_at_the_head_of_an_archive() {
+        assert!(!second_entry(&archive(&[])).unwrap());
+        let full = archive(&["volume/a", "volume/b"]);
+        assert!(second_entry(&full).unwrap());
+        assert!(second_entry(&full[..VOLUME_GLANCE]).unwrap());
+    }
+
+    #[test]
+    fn only_old_unused_images_of_ours_are_stale() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000);
+        let image = |id: &str, tag: &str, created| ImageSummary {
+            id: id.to_owned(),
+            repo_tags: (!tag.is_empty()).then(|| tag.to_owned()).into_iter().collect(),
+            created,
+            ..ImageSummary::default()
+        };
+        let images = [
+            image("current", "greenroom/prepared:1", 0),
+            image("used", "greenroom/prepared:2", 0),
+            image("old", "greenroom/prepared:3", 0),
+            image("young", "greenroom/prepared:4", 9_000),
+            image("untagged", "", 0),
+            image("somebody's", "app:latest", 0),
+        ];
+        let container = ContainerSummary {
+            image_id: Some("used".into()),
+            ..ContainerSummary::default()
+        };
+        assert_eq!(
+            stale_images(&images, &[container], "greenroom/prepared:1", now),
+            ["old", "untagged"]
+        );
+    }
+
+    #[test]
+    fn only_old_preparations_of_ours_are_stale() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let container = |name: &str, created| ContainerSummary {
+            names: Some(vec![format!("/{name}")]),
+            created: Some(created),
+            ..ContainerSummary::default()
+        };
+        let containers = [
+            container("greenroom-prepare-ours-1", 0),
+            container("greenroom-prepare-ours-2", 900),
+            container("greenroom-prepare-theirs-3", 0),
+        ];
+        assert_eq!(
+            stale_preparations(&containers, "greenroom-prepare-ours-", now),
+            ["greenroom-prepare-ours-1"]
+        );
+    }
+}

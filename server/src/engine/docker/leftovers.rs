@@ -1,0 +1,247 @@
+//! Processes that the engine has forgotten: a failed or hung start can leave gVisor running for ever under
+//! a container id that Docker no longer knows. They are found by their cgroups, which are all below ours.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use crate::conversation::hex;
+
+/// How long a cgroup must have been seen without an owner: a container that is being created or removed
+/// is listed and has its cgroup at slightly different times.
+const SECOND_LOOK: Duration = Duration::from_secs(30);
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// The cgroup that all sandboxes of one deployment on one engine are below.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Parent {
+    name: String,
+}
+
+impl Parent {
+    /// Names it. The engine's own id is part of it, because two engines on one host see each other's
+    /// cgroups and not each other's containers.
+    pub(super) fn new(prefix: &str, deployment: &str, engine_id: &str, systemd: bool) -> Self {
+        let hash = Sha256::digest(format!("{deployment}\n{engine_id}"));
+        // Not a dash: systemd takes it for a level of the hierarchy.
+        let name = format!("{prefix}_{}", hex(&hash[..4]));
+        Self {
+            name: if systemd { format!("{name}.slice") } else { name },
+        }
+    }
+
+    /// As the engine takes it.
+    pub(super) fn as_str(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Cgroups without an owner, and since when.
+#[derive(Debug)]
+pub(super) struct Leftovers {
+    parent: Parent,
+    root: PathBuf,
+    seen: Mutex<HashMap<String, Instant>>,
+}
+
+impl Leftovers {
+    pub(super) fn new(parent: Parent) -> Self {
+        Self {
+            parent,
+            root: CGROUPS.into(),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// The cgroup parent.
+    pub(super) const fn parent(&self) -> &Parent {
+        &self.parent
+    }
+
+    /// The containers that have a cgroup, by their id, with all its directories.
+    pub(super) fn on_disk(&self) -> io::Result<BTreeMap<String, Vec<PathBuf>>> {
+        let mut found: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+        for hierarchy in hierarchies(&self.root)? {
+            let Ok(entries) = fs::read_dir(hierarchy.join(&self.parent.name)) else {
+                continue;
+            };
+            for entry in entries {
+                let entry = entry?;
+                if let Some(id) = entry.file_name().to_str().and_then(container_id) {
+                    found.entry(id.to_owned()).or_default().push(entry.path());
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Those on disk that have been seen without an owner for long enough. What has an owner again, or is
+    /// gone, is forgotten.
+    pub(super) fn due(&self, on_disk: HashSet<String>, owned: &HashSet<String>) -> Vec<String> {
+        let now = Instant::now();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|id, _| on_disk.contains(id) && !owned.contains(id));
+        on_disk
+            .into_iter()
+            .filter(|id| !owned.contains(id))
+            .filter(|id| now - *seen.entry(id.clone()).or_insert(now) >= SECOND_LOOK)
+            .collect()
+    }
+}
+
+/// Kills everything in these cgroups and the shims of that container, and removes the directories. A
+/// directory whose processes are still dying stays, and is met again by the next sweep.
+pub(super) fn end(container: &str, directories: &[PathBuf]) {
+    for directory in directories {
+        let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).for_each(kill);
+    }
+    shims(container).into_iter().for_each(kill);
+    for directory in directories {
+        if let Err(error) = fs::remove_dir(directory) {
+            tracing::debug!(container, %error, "a cgroup without an owner is still busy");
+        }
+    }
+}
+
+fn kill(pid: i32) {
+    // 0 and 1 would be our own group and the host's init: no cgroup of ours has them.
+    if let Some(pid) = (pid > 1).then(|| Pid::from_raw(pid)).flatten()
+        && let Err(error) = kill_process(pid, Signal::KILL)
+    {
+        tracing::debug!(?pid, %error, "a leftover is already gone");
+    }
+}
+
+/// Where the cgroup directories hang: one place for version 2, one for each controller for version 1.
+fn hierarchies(root: &Path) -> io::Result<Vec<PathBuf>> {
+    if root.join("cgroup.controllers").exists() {
+        return Ok(vec![root.to_owned()]);
+    }
+    let mut controllers = Vec::new();
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        // Symbolic links are second names, such as `cpu` for `cpu,cpuacct`.
+        if entry.file_type()?.is_dir() {
+            controllers.push(entry.path());
+        }
+    }
+    Ok(controllers)
+}
+
+/// The container's id in a cgroup's name: bare with cgroupfs, `docker-<id>.scope` with systemd.
+fn container_id(name: &str) -> Option<&str> {
+    let id = name
+        .strip_prefix("docker-")
+        .and_then(|rest| rest.strip_suffix(".scope"))
+        .unwrap_or(name);
+    let fits = id.len() == 64
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    fits.then_some(id)
+}
+
+/// The shims of a container: containerd's child that waits for it, outside of its cgroup.
+fn shims(container: &str) -> Vec<i32> {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| is_shim(&line, container))
+        })
+        .collect()
+}
+
+fn is_shim(command_line: &[u8], container: &str) -> bool {
+    let arguments: Vec<&[u8]> = command_line.split(|&byte| byte == 0).collect();
+    let program = arguments[0]
+        .rsplit(|&byte| byte == b'/')
+        .next()
+        .unwrap_or_default();
+    program.starts_with(b"containerd-shim")
+        && arguments
+            .windows(2)
+            .any(|pair| pair[0] == b"-id" && pair[1] == container.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(digit: char) -> String {
+        digit.to_string().repeat(64)
+    }
+
+    fn leftovers(root: &Path) -> Leftovers {
+        Leftovers {
+            root: root.to_owned(),
+            ..Leftovers::new(Parent::new("greenroom", "ours", "engine", false))
+        }
+    }
+
+    #[test]
+    fn a_parent_is_named_for_its_driver_and_its_engine() {
+        let name = |engine, systemd| Parent::new("greenroom", "ours", engine, systemd).name;
+        assert_eq!(name("a", true), format!("{}.slice", name("a", false)));
+        assert_ne!(name("a", false), name("b", false));
+        assert!(!name("a", true).contains('-'));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_second_look_condemns() {
+        let leftovers = leftovers(Path::new("/nowhere"));
+        let disk = || HashSet::from([id('a'), id('b')]);
+        let owned = HashSet::from([id('b')]);
+        assert!(leftovers.due(disk(), &owned).is_empty());
+        tokio::time::advance(SECOND_LOOK / 2).await;
+        // It has an owner after all, so that the clock starts anew.
+        assert!(leftovers.due(disk(), &disk()).is_empty());
+        assert!(leftovers.due(disk(), &owned).is_empty());
+        tokio::time::advance(SECOND_LOOK - Duration::from_millis(1)).await;
+        assert!(leftovers.due(disk(), &owned).is_empty());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(leftovers.due(disk(), &owned), [id('a')]);
+    }
+
+    #[test]
+    fn both_versions_and_both_drivers_are_read() {
+        let one = tempfile::tempdir().unwrap();
+        let reader = leftovers(one.path());
+        let parent = reader.parent().as_str().to_owned();
+        for controller in ["memory", "pids"] {
+            fs::create_dir_all(one.path().join(controller).join(&parent).join(id('a'))).unwrap();
+        }
+        fs::create_dir_all(one.path().join("memory").join(&parent).join("not-an-id")).unwrap();
+        let found = reader.on_disk().unwrap();
+        assert_eq!(found.keys().collect::<Vec<_>>(), [&id('a')]);
+        assert_eq!(found[&id('a')].len(), 2);
+
+        let two = tempfile::tempdir().unwrap();
+        fs::write(two.path().join("cgroup.controllers"), "memory pids").unwrap();
+        let scope = format!("docker-{}.scope", id('c'));
+        fs::create_dir_all(two.path().join(&parent).join(scope)).unwrap();
+        let found = leftovers(two.path()).on_disk().unwrap();
+        assert_eq!(found.keys().collect::<Vec<_>>(), [&id('c')]);
+    }
+
+    #[test]
+    fn shims_are_known_by_their_command_line() {
+        let line = |program: &str, id: &str| format!("{program}\0-namespace\0moby\0-id\0{id}\0-address\0x\0");
+        let shim = line("/usr/bin/containerd-shim-runc-v2", &id('a'));
+        assert!(is_shim(shim.as_bytes(), &id('a')));
+        assert!(!is_shim(shim.as_bytes(), &id('b')));
+        assert!(!is_shim(line("/bin/sleep", &id('a')).as_bytes(), &id('a')));
+        assert!(!is_shim(b"", &id('a')));
+    }
+}
