@@ -26,7 +26,7 @@ use std::{
 };
 
 use greenroom_protocol::{
-    Deleted, EndReason, FileEntry, FileList, GENERATION, Hello, LeaseGrant, LeaseRequest, LeaseView,
+    Deleted, EndReason, FileEntry, FileList, GENERATION, Hello, LeaseGrant, LeaseRequest, LeaseState,
     RefusalKind, RunId, RunList, RunRequest, limits,
 };
 use http::{HeaderMap, Method};
@@ -167,11 +167,20 @@ impl Guest {
         self.note(ask.done(&self.shared.runs).await)
     }
 
-    /// The lease, once it changes or after `wait`.
+    /// The lease as it stands.
     ///
     /// # Errors
     /// [`GuestError`]; [`GuestError::Ended`] once it is ending.
-    pub async fn lease_view(&self, wait: Duration) -> Result<LeaseView, GuestError> {
+    pub async fn lease_state(&self) -> Result<LeaseState, GuestError> {
+        let ask = Ask::new("about its lease", Method::GET, target("/lease"));
+        self.heed(ask.answer(&self.shared.runs, SMALL).await)
+    }
+
+    /// The same, once it changes or after `wait`; the agent cuts that to [`limits::WAIT_SECS`].
+    ///
+    /// # Errors
+    /// As [`lease_state`](Self::lease_state).
+    pub async fn watch_lease(&self, wait: Duration) -> Result<LeaseState, GuestError> {
         let path = format!("/lease?wait={}", wait.as_secs());
         let ask = Ask::new("about its lease", Method::GET, target(&path)).waiting(wait);
         self.heed(ask.answer(&self.shared.runs, SMALL).await)
@@ -203,8 +212,10 @@ impl Guest {
     /// Returns before anything was sent: the first [`RunFollow::next`] sends it.
     ///
     /// # Errors
-    /// [`GuestError::Refused`] where the code is too large or too many runs are followed already.
+    /// [`GuestError::Refused`] where the code is too large, the id is none, or too many runs are followed
+    /// already.
     pub fn run(&self, run: &RunRequest) -> Result<RunFollow, GuestError> {
+        check_run(&run.id)?;
         if run.code.len() > limits::CODE_BYTES {
             return Err(call::too_large(format!(
                 "code of {} bytes, the limit is {}",
@@ -221,11 +232,14 @@ impl Guest {
         ))
     }
 
-    /// Replays a run's events from number `from`, and follows for at most `wait`.
+    /// Replays a run's events from number `from`, and follows for at most `wait`, which is cut to
+    /// [`limits::WAIT_SECS`].
     ///
     /// # Errors
-    /// [`GuestError::Refused`] where too many runs are followed already.
+    /// [`GuestError::Refused`] where the id is none or too many runs are followed already.
     pub fn follow(&self, run: &RunId, from: u64, wait: Duration) -> Result<RunFollow, GuestError> {
+        check_run(run)?;
+        let wait = wait.min(Duration::from_secs(limits::WAIT_SECS));
         Ok(RunFollow::replay(
             self.clone(),
             run.clone(),
@@ -258,6 +272,7 @@ impl Guest {
     /// # Errors
     /// [`GuestError::Refused`] with [`RefusalKind::NotFound`] or, where it is over, [`RefusalKind::Conflict`].
     pub async fn cancel(&self, run: &RunId) -> Result<(), GuestError> {
+        check_run(run)?;
         let path = format!("/runs/{}", encode(&run.0, Slashes::Encoded));
         let ask = Ask::new("a cancel", Method::DELETE, target(&path));
         self.note(ask.done(&self.shared.runs).await)
@@ -379,6 +394,19 @@ pub enum Depth {
     One,
     /// Every folder below it.
     All,
+}
+
+fn check_run(run: &RunId) -> Result<(), GuestError> {
+    if run.is_valid() {
+        return Ok(());
+    }
+    Err(refused(
+        RefusalKind::BadRequest,
+        format!(
+            "a run's id is 1 to {} letters, digits, - and _",
+            limits::RUN_ID_BYTES
+        ),
+    ))
 }
 
 fn check_path(path: &str) -> Result<(), GuestError> {

@@ -4,7 +4,7 @@
 //! what breaks a limit is refused.
 
 use greenroom_protocol::{
-    FileList, Hello, KeyDigest, LeaseGrant, LeaseState, LeaseView, RunEventKind, RunId, RunList, limits,
+    FileList, Hello, KeyDigest, LeaseGrant, LeaseState, RunEventKind, RunId, RunList, limits,
 };
 
 use super::error::{GuestError, shown};
@@ -47,7 +47,11 @@ fn path(text: &str) -> Result<(), GuestError> {
 }
 
 fn run_id(id: &RunId) -> Result<(), GuestError> {
-    name("a run's id", &id.0)
+    if id.is_valid() {
+        Ok(())
+    } else {
+        Err(GuestError::protocol(format!("{:?} is no run's id", id.0)))
+    }
 }
 
 fn key(digest: &KeyDigest) -> Result<(), GuestError> {
@@ -64,9 +68,7 @@ impl Bounded for Hello {
         for kernel in &mut self.kernels {
             kernel.version = kernel.version.as_deref().map(shown);
         }
-        if let LeaseState::Bound(view) = &self.lease {
-            key(&view.key)?;
-        }
+        self.lease = self.lease.bounded()?;
         Ok(self)
     }
 }
@@ -78,9 +80,12 @@ impl Bounded for LeaseGrant {
     }
 }
 
-impl Bounded for LeaseView {
+impl Bounded for LeaseState {
     fn bounded(self) -> Result<Self, GuestError> {
-        key(&self.key)?;
+        match &self {
+            Self::Bound(view) => key(&view.key)?,
+            Self::Unbound | Self::Ending(_) => {}
+        }
         Ok(self)
     }
 }
@@ -161,7 +166,7 @@ mod tests {
         for (id, fits) in [
             ("run-1".to_owned(), true),
             ("a\nb".to_owned(), false),
-            ("x".repeat(NAME + 1), false),
+            ("x".repeat(limits::RUN_ID_BYTES + 1), false),
         ] {
             let runs = vec![RunSummary {
                 id: RunId(id),

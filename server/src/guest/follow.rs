@@ -24,11 +24,6 @@ const ATTEMPTS: u32 = 10;
 /// The pause after the second failure; it doubles up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How long a stream that was reopened is asked to follow before it is asked for again …
-const ROUND: Duration = Duration::from_secs(600);
-/// … and how long one must have held for its end to be no failure.
-const HELD: Duration = Duration::from_secs(60);
-
 /// The events of one run. Dropping it stops following and leaves the run alone.
 #[derive(Debug)]
 pub struct RunFollow {
@@ -176,19 +171,14 @@ impl RunFollow {
     }
 
     fn replay_ask(&self) -> Ask {
-        let wait = match self.until {
-            Some(until) => until.saturating_duration_since(Instant::now()),
-            None => ROUND,
-        };
-        // Whole seconds, rounded up: a wait of 0 asks for what is there.
-        let wait = wait.as_millis().div_ceil(1000);
         let id = encode(&self.id.0, Slashes::Encoded);
-        let from = self.next;
-        Ask::new(
-            "a run",
-            Method::GET,
-            target(&format!("/runs/{id}?from={from}&wait={wait}")),
-        )
+        let mut path = format!("/runs/{id}?from={}", self.next);
+        if let Some(until) = self.until {
+            let wait = until.saturating_duration_since(Instant::now());
+            // Whole seconds, rounded up: a wait of 0 asks for what is there.
+            path += &format!("&wait={}", wait.as_millis().div_ceil(1000));
+        }
+        Ask::new("a run", Method::GET, target(&path))
     }
 
     /// Whether the time to follow was over when the stream ended.
@@ -200,13 +190,10 @@ impl RunFollow {
 
     /// Closes the stream, for another attempt where one may help.
     fn broken(&mut self, error: GuestError) -> Result<(), GuestError> {
-        if matches!(&self.stream, Stream::Open(lines) if lines.opened.elapsed() >= HELD) {
-            self.attempts = 0;
-        }
         self.attempts += 1;
         if self.attempts >= ATTEMPTS || error.is_final() {
             self.stream = Stream::Over;
-            return Err(error);
+            return self.guest.note(Err(error));
         }
         tracing::debug!(sandbox = %self.guest.id(), run = %self.id.0, %error, "events broke off");
         self.stream = Stream::Closed(Instant::now() + pause_after(self.attempts));
@@ -225,7 +212,6 @@ fn pause_after(failures: u32) -> Duration {
 /// A body cut into lines of at most [`limits::EVENT_BYTES`].
 #[derive(Debug)]
 struct Lines {
-    opened: Instant,
     body: Incoming,
     buffer: BytesMut,
     /// Bytes of the buffer in which no line ends.
@@ -235,7 +221,6 @@ struct Lines {
 impl Lines {
     fn new(body: Incoming) -> Self {
         Self {
-            opened: Instant::now(),
             body,
             buffer: BytesMut::new(),
             searched: 0,
