@@ -27,15 +27,157 @@
 //! a boot for a waiting claim may take the last; so only claims fill the pool, and a keeper that sees it
 //! full lets go of one warm sandbox at a time.
 
+mod boot;
 mod census;
+mod claim;
+mod keeper;
 mod ledger;
+mod looks;
+mod pace;
 mod policy;
+mod queue;
+mod room;
 mod sentence;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-pub use self::census::{BootFault, Census, Counts, Hit, PoolEvent, PoolObserver, Readiness, Unready, Why};
-use crate::{conversation::PoolName, sandbox::SandboxSpec};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    census::{BootFault, Census, Counts, Hit, PoolEvent, PoolObserver, Readiness, Unready, Why},
+    claim::{AdoptError, Claim, ClaimError, Delay},
+};
+use self::{
+    claim::Request,
+    keeper::{Ends, Keeper},
+};
+use crate::{conversation::PoolName, engine::Engine, sandbox::SandboxSpec};
+
+/// Requests on their way to the keeper, which takes each in microseconds.
+const REQUESTS: usize = 64;
+/// A keeper answers at a claim's deadline; one that does not within this is gone.
+const KEEPER_GRACE: Duration = Duration::from_secs(5);
+
+/// A handle on a pool. When the last one is dropped the pool closes.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    spec: Arc<PoolSpec>,
+    requests: mpsc::Sender<Request>,
+    hangups: Arc<Notify>,
+    closing: CancellationToken,
+    census: watch::Receiver<Census>,
+}
+
+impl Pool {
+    /// Starts the keeper, which begins to fill the pool at once. `observer` hears what happens in it; `()`
+    /// does not listen.
+    #[must_use]
+    pub fn start(spec: PoolSpec, engine: Arc<dyn Engine>, observer: Arc<dyn PoolObserver>) -> Self {
+        if spec.isolation == Isolation::Waived {
+            tracing::warn!(
+                pool = %spec.name(),
+                runtime = spec.sandbox.runtime,
+                "INSECURE: sandboxes of this pool need not prove that they are isolated by gVisor"
+            );
+        }
+        let spec = Arc::new(spec);
+        let (requests, requested) = mpsc::channel(REQUESTS);
+        let (counted, census) = watch::channel(Census::starting());
+        let hangups = Arc::new(Notify::new());
+        let closing = CancellationToken::new();
+        let ends = Ends {
+            requests: requested,
+            hangups: Arc::clone(&hangups),
+            closing: closing.clone(),
+            census: counted,
+        };
+        tokio::spawn(Keeper::new(Arc::clone(&spec), engine, observer, ends).run());
+        Self {
+            spec,
+            requests,
+            hangups,
+            closing,
+            census,
+        }
+    }
+
+    /// What the pool was started with.
+    #[must_use]
+    pub fn spec(&self) -> &PoolSpec {
+        &self.spec
+    }
+
+    /// Claims one warm sandbox; waits for one until `deadline`, and no longer than the spec's `claim_wait`.
+    /// First come, first served.
+    ///
+    /// Cancel safe: a claim that is given up loses its place, and a sandbox that was granted in that moment
+    /// goes back unused.
+    ///
+    /// # Errors
+    /// [`ClaimError`] names the limit, or what was waited for.
+    pub async fn claim(&self, deadline: Instant) -> Result<Claim, ClaimError> {
+        /// Wakes the keeper when the claimer goes away, however that happens.
+        struct Hangup<'a>(&'a Notify);
+        impl Drop for Hangup<'_> {
+            fn drop(&mut self) {
+                self.0.notify_one();
+            }
+        }
+
+        let asked = Instant::now();
+        let deadline = deadline.min(asked + self.spec.claim_wait);
+        // Declared before the answer, so dropped after it: the keeper then sees that nobody listens.
+        let _hangup = Hangup(&self.hangups);
+        let (reply, answer) = oneshot::channel();
+        let request = Request {
+            reply,
+            asked,
+            deadline,
+            hit: Hit::Warm,
+        };
+        let answered = timeout_at(deadline + KEEPER_GRACE, async {
+            self.requests.send(request).await.ok()?;
+            answer.await.ok()
+        });
+        let offer = answered.await.ok().flatten().ok_or(ClaimError::Closed)?;
+        offer?.accept().ok_or(ClaimError::Closed)
+    }
+
+    /// The pool's numbers, now and whenever they change.
+    #[must_use]
+    pub fn census(&self) -> watch::Receiver<Census> {
+        self.census.clone()
+    }
+
+    /// Whether a claim would be granted or booted now.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        self.census.borrow().readiness.clone()
+    }
+
+    /// Stops refilling, refuses claims, and destroys what is warm or booting; adopted sandboxes are left to
+    /// their conversations. Returns when nothing is left or after `grace`, with the last census: what it
+    /// still holds is left to end itself, and to the sweep of the next server.
+    ///
+    /// Cancel safe: the pool goes on closing.
+    pub async fn close(&self, grace: Duration) -> Census {
+        self.closing.cancel();
+        let mut census = self.census.clone();
+        // Late or done: the census says which.
+        drop(
+            timeout(
+                grace,
+                census.wait_for(|census| census.counts.held() == 0 && census.is_closing()),
+            )
+            .await,
+        );
+        census.borrow().clone()
+    }
+}
 
 /// A kind of sandbox and how many are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,4 +241,30 @@ pub enum Isolation {
     Proven,
     /// Nothing: the operator has said so in as many words, and it is logged loudly.
     Waived,
+}
+
+#[cfg(test)]
+mod tests {
+    use greenroom_protocol::AgentConfig;
+
+    use super::*;
+
+    pub(super) fn spec(warm: usize, max: usize) -> PoolSpec {
+        let sandbox = SandboxSpec {
+            pool: PoolName::parse("python").unwrap(),
+            image: "greenroom/python".into(),
+            runtime: "runsc".into(),
+            cpu_millis: 1000,
+            memory_bytes: 1 << 30,
+            pids: 1024,
+            nproc: 128,
+            nofile: 1024,
+            agent: AgentConfig::default(),
+        };
+        PoolSpec {
+            warm,
+            max,
+            ..PoolSpec::new(sandbox)
+        }
+    }
 }

@@ -27,6 +27,25 @@ pub struct Census {
     pub readiness: Readiness,
 }
 
+impl Census {
+    pub(super) const fn starting() -> Self {
+        Self {
+            counts: Counts::ZERO,
+            waiting: 0,
+            live: None,
+            failures: 0,
+            last_boot_error: None,
+            backoff_until: None,
+            last_destroy_error: None,
+            readiness: Readiness::Unready(Unready::Starting),
+        }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.readiness == Readiness::Unready(Unready::Closing)
+    }
+}
+
 /// Where a pool's sandboxes stand: four stages, and three ways out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -49,6 +68,17 @@ pub struct Counts {
 }
 
 impl Counts {
+    pub(super) const ZERO: Self = Self {
+        begun: 0,
+        booting: 0,
+        warm: 0,
+        claimed: 0,
+        condemned: 0,
+        adopted: 0,
+        let_go: 0,
+        gone: 0,
+    };
+
     /// Sandboxes that this pool still answers for.
     #[must_use]
     pub const fn held(&self) -> usize {
@@ -71,6 +101,12 @@ pub enum Unready {
     /// The engine has not answered for the first time yet.
     #[error("the pool is starting")]
     Starting,
+    /// The engine cannot be asked.
+    #[error("{reason}")]
+    Engine {
+        /// What it said, or did not.
+        reason: String,
+    },
     /// Boots fail.
     #[error("the last {failures} boots failed: {reason}")]
     Failing {

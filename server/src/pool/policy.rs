@@ -10,8 +10,6 @@ const BACKOFF_BASE: Duration = Duration::from_millis(500);
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
 /// Longest wait while a claim stands in the queue: somebody is there to hear of a success.
 const BACKOFF_CAP_CLAIMED: Duration = Duration::from_secs(2);
-/// A warm sandbox that lived this long proves its kind to be sound; one that died sooner counts as a failure.
-pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(60);
 
 /// `base · 2^(attempts − 1)`, at most `cap`, and of that between a half and all: `jitter` is in 0..1.
 pub(super) fn delay(attempts: u32, base: Duration, cap: Duration, jitter: f64) -> Duration {
@@ -22,7 +20,7 @@ pub(super) fn delay(attempts: u32, base: Duration, cap: Duration, jitter: f64) -
 }
 
 /// Failures in a row, and until when they hold the next attempt back.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Backoff {
     streak: u32,
     failed_at: Option<Instant>,
@@ -30,6 +28,14 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
+    pub(super) const fn new() -> Self {
+        Self {
+            streak: 0,
+            failed_at: None,
+            wait: Duration::ZERO,
+        }
+    }
+
     /// One more failure.
     pub(super) fn failed(&mut self, now: Instant, jitter: f64) {
         self.streak = self.streak.saturating_add(1);
@@ -39,7 +45,7 @@ impl Backoff {
 
     /// It works again.
     pub(super) fn reset(&mut self) {
-        *self = Self::default();
+        *self = Self::new();
     }
 
     /// Failures since the last success.
@@ -136,7 +142,7 @@ mod tests {
     #[test]
     fn a_failing_boot_waits_longer_each_time_and_a_claim_shortens_it() {
         let now = Instant::now();
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new();
         assert_eq!(backoff.until(false), None);
         for (millis, claimed) in [(500, 500), (1000, 1000), (2000, 2000), (4000, 2000)] {
             backoff.failed(now, 1.0);

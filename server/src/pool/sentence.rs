@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{census::Why, policy};
+use super::policy;
 
 /// Empty looks at the engine after which a sandbox whose create went wrong counts as gone.
 const EMPTY_LOOKS: u8 = 2;
@@ -33,7 +33,6 @@ pub(super) enum Created {
 /// A condemned sandbox's way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sentence {
-    why: Why,
     created: Created,
     work: Work,
     failures: u32,
@@ -65,21 +64,16 @@ pub(super) enum Verdict {
 }
 
 impl Sentence {
-    pub(super) const fn new(why: Why, created: Created, now: Instant) -> Self {
+    pub(super) const fn new(created: Created, now: Instant) -> Self {
         let work = match created {
             Created::Pending => Work::Awaiting,
             Created::Never | Created::Done | Created::Refused | Created::Lost { .. } => Work::Due(now),
         };
         Self {
-            why,
             created,
             work,
             failures: 0,
         }
-    }
-
-    pub(super) const fn why(&self) -> Why {
-        self.why
     }
 
     /// The pending create came to an end.
@@ -165,7 +159,7 @@ mod tests {
     #[test]
     fn a_created_one_is_gone_once_destroyed() {
         let now = Instant::now();
-        let mut sentence = Sentence::new(Why::Aged, Created::Done, now);
+        let mut sentence = Sentence::new(Created::Done, now);
         assert_eq!(sentence.due(), Some(now));
         sentence.begin_destroy();
         assert_eq!(sentence.due(), None);
@@ -175,7 +169,7 @@ mod tests {
     #[test]
     fn a_hung_create_is_awaited_then_destroyed_then_looked_for_twice() {
         let now = Instant::now();
-        let mut sentence = Sentence::new(Why::BootFailed, Created::Pending, now);
+        let mut sentence = Sentence::new(Created::Pending, now);
         assert_eq!(sentence.due(), None, "it could appear after a destroy");
         sentence.settled(
             Created::Lost {
@@ -200,7 +194,7 @@ mod tests {
     #[test]
     fn one_that_shows_up_late_is_destroyed_again() {
         let now = Instant::now();
-        let mut sentence = Sentence::new(Why::BootFailed, Created::Refused, now);
+        let mut sentence = Sentence::new(Created::Refused, now);
         sentence.begin_destroy();
         assert_eq!(sentence.destroyed(now + SECOND), Verdict::Held);
         assert_eq!(sentence.looked(now, true, now + SECOND), Verdict::Held);
@@ -222,7 +216,7 @@ mod tests {
     #[test]
     fn a_failed_destroy_is_tried_again_ever_more_slowly() {
         let now = Instant::now();
-        let mut sentence = Sentence::new(Why::Aged, Created::Done, now);
+        let mut sentence = Sentence::new(Created::Done, now);
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             sentence.begin_destroy();
             sentence.not_destroyed(now, 1.0);
