@@ -3,6 +3,7 @@
 //! `make bench` prints a table and writes the same as JSON. A scenario starts its own servers and leaves
 //! nothing behind. Nothing here asserts: the reader compares with the aim in the last column.
 
+mod files;
 mod latency;
 mod report;
 mod resources;
@@ -35,5 +36,6 @@ async fn main() -> Result<()> {
     latency::burst(&mut report).await?;
     resources::idle(&mut report).await?;
     resources::server(&mut report).await?;
+    files::bulk(&mut report, effort).await?;
     report.print()
 }
