@@ -24,3 +24,4 @@ pub mod engine;
 pub mod guest;
 pub mod pool;
 pub mod sandbox;
+pub mod sessions;

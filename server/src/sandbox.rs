@@ -85,14 +85,22 @@ impl Fate {
     #[must_use]
     pub fn reason(&self) -> Option<RestartReason> {
         match EndReason::from_exit_code(self.exit_code) {
-            Some(EndReason::Unbound | EndReason::Failed) => None,
-            Some(EndReason::Idle) => Some(RestartReason::Idle),
-            Some(EndReason::Lifetime) => Some(RestartReason::Lifetime),
-            Some(EndReason::Reset) => Some(RestartReason::Reset),
-            Some(EndReason::Evicted) => Some(RestartReason::Evicted),
+            Some(end) => restart_reason(end),
             None if self.oom_killed => Some(RestartReason::OutOfMemory),
             None => Some(RestartReason::EndedInside),
         }
+    }
+}
+
+/// What a session's caller hears of an agent that ended its sandbox. `None`: there was no session.
+#[must_use]
+pub const fn restart_reason(end: EndReason) -> Option<RestartReason> {
+    match end {
+        EndReason::Unbound | EndReason::Failed => None,
+        EndReason::Idle => Some(RestartReason::Idle),
+        EndReason::Lifetime => Some(RestartReason::Lifetime),
+        EndReason::Reset => Some(RestartReason::Reset),
+        EndReason::Evicted => Some(RestartReason::Evicted),
     }
 }
 

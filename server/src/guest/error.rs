@@ -88,6 +88,20 @@ impl GuestError {
         }
     }
 
+    /// Whether the sandbox is over for certain.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        match self {
+            Self::Ended(_) => true,
+            Self::Lost(Lost::Engine(error)) => matches!(**error, EngineError::NoSandbox(_)),
+            Self::Lost(Lost::Broke(_) | Lost::NoRelay { .. })
+            | Self::Refused(_)
+            | Self::Timeout { .. }
+            | Self::Protocol(_)
+            | Self::Generation { .. } => false,
+        }
+    }
+
     /// Whether trying again is idle: all but a channel that broke and an engine that may come back.
     pub(super) fn is_final(&self) -> bool {
         match self {

@@ -1,0 +1,404 @@
+//! Sessions: which sandbox a conversation has, and what its caller must hear about it.
+//!
+//! ```text
+//! open(key) ─┬─ cached guest that is open and has nothing to tell ──────────▶ existing
+//!            └─ one opening per session and server: find, decide, act ──────▶ new · existing · restarted(why)
+//! look(key) ─── the same, but nothing is created, bound or told ────────────▶ a session, or none
+//! reset(key) ── the sandbox is told to end through its lease, and has ended
+//! told()     ── an answer with the news was written out: only now the last record of a loss goes
+//! ```
+//! # Who owns what
+//! The engine's names are the truth, the sandbox's lease is the second fence, and nobody here owns a bound
+//! sandbox. What this server remembers are hints: it may be killed at any moment, and any number of servers may
+//! open the same session on one engine without knowing of each other.
+//!
+//! # When is a loss told as what?
+//! A sandbox that ended stands as a tombstone, whose exit code says why. One that was *removed* leaves none: a
+//! server that held a channel to it says `restarted(removed)`, a server that never saw it says `new`, unless the
+//! id was minted by us, which proves that a session existed: `restarted(no_longer_on_record)`.
+
+mod decision;
+mod opening;
+mod table;
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use futures_util::FutureExt as _;
+use greenroom_protocol::{EndReason, LeaseState, RefusalKind, RestartReason, Standing};
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::{
+    opening::Opening,
+    table::{Bond, Flight, Memory, Table},
+};
+use crate::{
+    conversation::{PoolName, Secret, SessionKey, SessionName},
+    engine::{Engine, EngineError, Place},
+    guest::{Guest, GuestError},
+    pool::{ClaimError, Pool},
+    sandbox::SandboxId,
+};
+
+/// An opening as a whole: a silent sandbox takes 30 s to give up, a claim 10, an engine may be away for 10.
+const OPENING: Duration = Duration::from_secs(90);
+/// How long a sandbox that was told to end may take: its agent gives itself 2 s.
+const RESET: Duration = Duration::from_secs(10);
+/// Tombstones of one session that are cleared at a time. There is one, unless servers died in between.
+const TOMBSTONES: usize = 8;
+/// Openings that a caller waits for where others ask for the same session with other terms.
+const ROUNDS: usize = 3;
+
+/// How long a session may last, and where its id comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// It ends after this long without a run, tunnel or transfer. Each opening may change it.
+    pub idle: Duration,
+    /// It ends this long after it was bound. The first opening fixes it.
+    pub lifetime: Duration,
+    /// Where the conversation's id comes from.
+    pub provenance: Provenance,
+}
+
+/// Where a conversation's id comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provenance {
+    /// The client made it: no session need ever have existed.
+    Own,
+    /// Minted by us, and told to the client by an answer that came from a sandbox.
+    Minted,
+    /// Minted for this very call.
+    JustMinted,
+}
+
+/// Opens sessions. Clones share the openings under way and the channels; with the last clone they end.
+#[derive(Clone)]
+pub struct Sessions {
+    shared: Arc<Shared>,
+    _alive: Arc<DropGuard>,
+}
+
+struct Shared {
+    secret: Secret,
+    engine: Arc<dyn Engine>,
+    pools: HashMap<PoolName, Pool>,
+    table: Table,
+    closing: CancellationToken,
+}
+
+/// A session's sandbox, ready to be used.
+#[derive(Clone)]
+pub struct Session {
+    /// The way to its sandbox.
+    pub guest: Guest,
+    /// What the answer must say.
+    pub standing: Standing,
+    /// The session's name in the engine.
+    pub name: SessionName,
+    shared: Arc<Shared>,
+}
+
+/// What a reset found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// A sandbox, which has ended.
+    Ended,
+    /// None.
+    Nothing,
+}
+
+/// Why a session could not be opened.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no such pool.
+    #[error("there is no pool {0}")]
+    NoPool(PoolName),
+    /// The pool granted no sandbox.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The engine failed.
+    #[error("{0}")]
+    Engine(#[source] Arc<EngineError>),
+    /// The session's sandbox failed.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The sandbox with the session's name says that it is another session's.
+    #[error("the sandbox with this session's name belongs to another session")]
+    NotOurs,
+    /// The session's earlier sandbox does not come to its end.
+    #[error("the session's sandbox is ending, and has not ended within {seconds} s")]
+    StillEnding {
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The session's sandbox does not answer, and no other one does.
+    #[error("the session's sandbox does not answer, and no other sandbox does: the host is in trouble")]
+    Silent,
+    /// Its state kept changing.
+    #[error("the session's state kept changing: given up after {looks} looks")]
+    Unsettled {
+        /// How often it was looked at.
+        looks: u32,
+    },
+    /// It took longer than it may.
+    #[error("the session was not opened within {seconds} s")]
+    TimedOut {
+        /// The deadline.
+        seconds: u64,
+    },
+    /// The opening broke off: the server is ending, or a bug.
+    #[error("opening the session broke off")]
+    Broken,
+}
+
+impl From<EngineError> for OpenError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(Arc::new(error))
+    }
+}
+
+impl Sessions {
+    /// Sessions in these pools of one engine.
+    pub fn new(secret: Secret, engine: Arc<dyn Engine>, pools: impl IntoIterator<Item = Pool>) -> Self {
+        let closing = CancellationToken::new();
+        let alive = Arc::new(closing.clone().drop_guard());
+        let pools = pools
+            .into_iter()
+            .map(|pool| (pool.spec().name().clone(), pool))
+            .collect();
+        Self {
+            shared: Arc::new(Shared {
+                secret,
+                engine,
+                pools,
+                table: Table::default(),
+                closing,
+            }),
+            _alive: alive,
+        }
+    }
+
+    /// The session's sandbox: the one that it has, or a new one.
+    ///
+    /// A session that was answered from memory may have ended a moment ago: a call to its guest then fails with
+    /// an error that [is gone](GuestError::is_gone), and opening it again tells what happened.
+    ///
+    /// Callers of one session share an opening. Cancel safe: it goes on, and the next caller finds what
+    /// came of it.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(&self, key: &SessionKey, terms: Terms) -> Result<Session, OpenError> {
+        let pool = self
+            .shared
+            .pools
+            .get(&key.pool)
+            .ok_or_else(|| OpenError::NoPool(key.pool.clone()))?;
+        let name = self.shared.secret.session_name(key);
+        if let Some(bond) = self.shared.table.serving(&name, terms.idle) {
+            return Ok(self.session(name, bond));
+        }
+        for _ in 1..ROUNDS {
+            let bond = self.flight(pool, &name, terms).await?;
+            // The opening may have been that of a caller with other terms.
+            if bond.idle == Some(terms.idle) {
+                return Ok(self.session(name, bond));
+            }
+        }
+        let bond = self.flight(pool, &name, terms).await?;
+        Ok(self.session(name, bond))
+    }
+
+    /// The session's sandbox if it has one. Nothing is created, bound, kept alive or told.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn look(&self, key: &SessionKey) -> Result<Option<Session>, OpenError> {
+        let name = self.shared.secret.session_name(key);
+        let id = match self.shared.table.memory(&name).and_then(|memory| memory.bond) {
+            Some(bond) if bond.guest.is_open() && bond.standing == Standing::Existing => {
+                return Ok(Some(self.session(name, bond)));
+            }
+            Some(bond) if bond.guest.is_open() => bond.guest.id().clone(),
+            Some(_) | None => match self.shared.find(&name).await?.place {
+                Place::Running(id) => id,
+                Place::Ending(_) | Place::Exited(_) | Place::Absent => return Ok(None),
+            },
+        };
+        let guest = match self.shared.reach(&name, &id).await {
+            Err(error) if error.is_over() => return Ok(None),
+            guest => guest?,
+        };
+        let lease = match guest.hello().await {
+            Err(error) if error.is_over() => return Ok(None),
+            hello => hello?.lease,
+        };
+        match lease {
+            LeaseState::Unbound | LeaseState::Ending(_) => Ok(None),
+            LeaseState::Bound(view) if view.key != name.digest() => Err(OpenError::NotOurs),
+            LeaseState::Bound(view) => {
+                let bond = Bond {
+                    guest,
+                    standing: view.standing,
+                    idle: None,
+                };
+                self.shared.remember_looked_at(&name, &bond);
+                Ok(Some(self.session(name, bond)))
+            }
+        }
+    }
+
+    /// Ends the session's sandbox, and returns once it has ended. The next opening gets a fresh one and says
+    /// `restarted(reset)`. It ends any sandbox that has the session's name, one that hangs or that another
+    /// version of Greenroom made too.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn reset(&self, key: &SessionKey) -> Result<Reset, OpenError> {
+        let name = self.shared.secret.session_name(key);
+        let id = match self.shared.find(&name).await?.place {
+            Place::Running(id) | Place::Ending(id) => id,
+            Place::Exited(_) | Place::Absent => return Ok(Reset::Nothing),
+        };
+        let ending = match self.shared.reach(&name, &id).await {
+            Ok(guest) => guest.end(EndReason::Reset).await,
+            Err(error) => Err(error),
+        };
+        let patience = match ending {
+            Ok(()) | Err(GuestError::Ended(_)) => RESET,
+            // Nobody's yet: a server died between its name and its lease. It has nothing to lose.
+            Err(GuestError::Refused(refusal)) if refusal.kind == RefusalKind::Conflict => Duration::ZERO,
+            Err(error) => {
+                tracing::debug!(session = name.short(), sandbox = %id, %error, "does not end itself");
+                Duration::ZERO
+            }
+        };
+        let fate = Some(RestartReason::Reset);
+        if !self.shared.has_ended(&name, &id, patience).await? {
+            // It leaves no tombstone, so this server remembers why.
+            self.shared.engine.destroy(&id).await?;
+        }
+        let bond = None;
+        self.shared.table.remember(&name, Memory { id, fate, bond });
+        Ok(Reset::Ended)
+    }
+
+    fn session(&self, name: SessionName, bond: Bond) -> Session {
+        Session {
+            guest: bond.guest,
+            standing: bond.standing,
+            name,
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// The opening of a session that is under way, or a new one.
+    async fn flight(&self, pool: &Pool, name: &SessionName, terms: Terms) -> Result<Bond, OpenError> {
+        let flight = self
+            .shared
+            .table
+            .flight(name, || self.shared.take_off(pool, name, terms));
+        flight.await
+    }
+}
+
+impl Shared {
+    /// Starts an opening as a task: it goes on whoever waits for it.
+    fn take_off(self: &Arc<Self>, pool: &Pool, name: &SessionName, terms: Terms) -> Flight {
+        let opening = Opening::new(Arc::clone(self), pool.clone(), name.clone(), terms);
+        let landing = Landing {
+            shared: Arc::clone(self),
+            name: name.clone(),
+        };
+        let task = tokio::spawn(async move {
+            let open = Box::pin(timeout(OPENING, opening.open()));
+            match landing.shared.closing.run_until_cancelled(open).await {
+                Some(Ok(outcome)) => outcome,
+                Some(Err(_)) => Err(OpenError::TimedOut {
+                    seconds: OPENING.as_secs(),
+                }),
+                None => Err(OpenError::Broken),
+            }
+        });
+        task.map(|outcome| outcome.unwrap_or(Err(OpenError::Broken)))
+            .boxed()
+            .shared()
+    }
+
+    fn remember_looked_at(&self, name: &SessionName, bond: &Bond) {
+        let memory = Memory {
+            id: bond.guest.id().clone(),
+            fate: None,
+            bond: Some(bond.clone()),
+        };
+        self.table.remember(name, memory);
+    }
+
+    /// Destroys what was set aside of a session whose present sandbox has told its caller of the loss.
+    async fn clear_tombstones(&self, name: &SessionName, present: &SandboxId) -> Result<(), OpenError> {
+        for _ in 0..TOMBSTONES {
+            let found = self.find(name).await?;
+            // Race: should this sandbox have ended and been set aside by now, its own tombstone is news that
+            // nobody has been told. While it holds the name, all that was set aside is older than it.
+            let (Place::Running(holder), Some(tombstone)) = (found.place, found.tombstone) else {
+                break;
+            };
+            if holder != *present {
+                break;
+            }
+            self.engine.destroy(&tombstone.id).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes an opening off the table at its end, also where it panicked or was cancelled.
+struct Landing {
+    shared: Arc<Shared>,
+    name: SessionName,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.shared.table.landed(&self.name);
+    }
+}
+
+impl Session {
+    /// An answer that said `standing` was written out. News of a loss is repeated until then, here and on every
+    /// other server; from now on the session is an existing one.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the news will be told again.
+    pub async fn told(&self, standing: &Standing) -> Result<(), OpenError> {
+        let lost = match standing {
+            Standing::Existing => return Ok(()),
+            Standing::New => false,
+            Standing::Restarted { .. } => true,
+        };
+        self.guest.told().await?;
+        self.shared.table.told(&self.name, self.guest.id());
+        if lost {
+            self.shared.clear_tombstones(&self.name, self.guest.id()).await?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions")
+            .field("pools", &self.shared.pools.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("name", &self.name.short())
+            .field("guest", &self.guest)
+            .field("standing", &self.standing)
+            .finish_non_exhaustive()
+    }
+}

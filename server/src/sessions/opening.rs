@@ -1,0 +1,363 @@
+//! One opening of a session: from what the engine shows to a sandbox that has granted its lease.
+//!
+//! ```text
+//!            ┌──────────────── look again ◀───────────────┐
+//!            ▼                                            │
+//! find ─▶ decide ─┬─ Join ── hello ── lease ── granted ───┼──▶ Bond
+//!                 │                    └── 410, lost ──────┤
+//!                 ├─ Wait ── until it has ended ──────────┤
+//!                 ├─ Bury ── destroy ─────────────────────┤
+//!                 └─ Claim ─ set aside ─ adopt ─ lease ───┼──▶ Bond
+//!                                        └── Taken, gone ─┘
+//! ```
+//! A server may die between any two of these steps. What it leaves is one of the states that
+//! [`decide`] knows, so whoever comes next goes on from there, and no loss is forgotten: a tombstone goes
+//! only once its news was told.
+
+use std::{sync::Arc, time::Duration};
+
+use greenroom_protocol::{EndReason, Ended, Hello, LeaseRequest, LeaseState, RefusalKind, RestartReason};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    OpenError, Shared, Terms,
+    decision::{Knowledge, Step, decide},
+    table::{Bond, Memory},
+};
+use crate::{
+    conversation::SessionName,
+    engine::{EngineError, Found, Place},
+    guest::{Guest, GuestError},
+    pool::{Claim, Pool},
+    sandbox::{SandboxId, restart_reason},
+};
+
+/// Looks at the engine before an opening is given up: each time something else changed in between.
+const LOOKS: u32 = 12;
+/// How long a sandbox that is ending may take.
+const ENDING: Duration = Duration::from_secs(5);
+/// How long an engine may be away: a restart takes it seconds, and costs no session.
+const ENGINE_AWAY: Duration = Duration::from_secs(10);
+/// Pauses between two looks at something that is about to change.
+const PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Hellos that a sandbox may leave unanswered, each for its deadline of 10 s.
+const HELLOS: u32 = 3;
+
+/// An opening under way.
+pub(super) struct Opening {
+    shared: Arc<Shared>,
+    pool: Pool,
+    name: SessionName,
+    terms: Terms,
+    /// What is known of the sandbox that was last seen bound to this session.
+    known: Option<SandboxId>,
+    fate: Option<RestartReason>,
+    /// A claim that was made for another purpose and is still good.
+    hand: Option<Claim>,
+}
+
+/// What came of asking one sandbox.
+enum Asked {
+    Granted(Box<Bond>),
+    /// It is gone, or will be: the engine tells.
+    Over,
+}
+
+impl Opening {
+    pub(super) fn new(shared: Arc<Shared>, pool: Pool, name: SessionName, terms: Terms) -> Self {
+        Self {
+            shared,
+            pool,
+            name,
+            terms,
+            known: None,
+            fate: None,
+            hand: None,
+        }
+    }
+
+    /// Opens the session, and remembers what was learned of it, in failure too.
+    pub(super) async fn open(mut self) -> Result<Bond, OpenError> {
+        let memory = self.shared.table.memory(&self.name);
+        if let Some(Memory { id, fate, bond }) = memory {
+            self.known = Some(id);
+            self.fate = fate;
+            if let Some(bond) = bond
+                && bond.guest.is_open()
+                && let Some(bond) = self.renew(bond).await
+            {
+                return Ok(self.opened(bond));
+            }
+        }
+        match self.search().await {
+            Ok(bond) => Ok(self.opened(bond)),
+            Err(error) => {
+                if let Some(id) = self.known {
+                    let (fate, bond) = (self.fate, None);
+                    self.shared.table.remember(&self.name, Memory { id, fate, bond });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn opened(&self, bond: Bond) -> Bond {
+        tracing::debug!(session = self.name.short(), sandbox = %bond.guest.id(), standing = ?bond.standing, "opened");
+        let memory = Memory {
+            id: bond.guest.id().clone(),
+            fate: None,
+            bond: Some(bond.clone()),
+        };
+        self.shared.table.remember(&self.name, memory);
+        bond
+    }
+
+    /// A cached guest that has news to tell, or that is to keep another time: its agent is asked again. An
+    /// answer that is no grant is left to the search, which looks at the whole of it.
+    async fn renew(&mut self, bond: Bond) -> Option<Bond> {
+        match self.lease(bond.guest, None).await {
+            Ok(Asked::Granted(bond)) => Some(*bond),
+            Ok(Asked::Over) => None,
+            Err(error) => {
+                tracing::debug!(session = self.name.short(), %error, "not renewed");
+                None
+            }
+        }
+    }
+
+    async fn search(&mut self) -> Result<Bond, OpenError> {
+        for look in 0..LOOKS {
+            let found = self.find().await?;
+            let knowledge = Knowledge {
+                known: self.known.as_ref(),
+                fate: self.fate,
+                provenance: self.terms.provenance,
+            };
+            let step = decide(&found, knowledge);
+            tracing::debug!(session = self.name.short(), ?step, "next step");
+            let asked = match step {
+                Step::Join {
+                    id,
+                    recorded,
+                    presumed,
+                } => self.join(&id, recorded, presumed).await?,
+                Step::Claim { aside, news } => self.begin(aside, news).await?,
+                Step::Wait(id) => {
+                    if !self.has_ended(&id).await? {
+                        return Err(OpenError::StillEnding {
+                            seconds: ENDING.as_secs(),
+                        });
+                    }
+                    Asked::Over
+                }
+                Step::Bury(id) => {
+                    self.destroy(&id).await?;
+                    Asked::Over
+                }
+            };
+            match asked {
+                Asked::Granted(bond) => return Ok(*bond),
+                Asked::Over => sleep(pause(look)).await,
+            }
+        }
+        Err(OpenError::Unsettled { looks: LOOKS })
+    }
+
+    /// Asks a sandbox that has the session's name.
+    async fn join(
+        &mut self,
+        id: &SandboxId,
+        recorded: Option<RestartReason>,
+        presumed: Option<RestartReason>,
+    ) -> Result<Asked, OpenError> {
+        let guest = match self.shared.reach(&self.name, id).await {
+            Ok(guest) => guest,
+            Err(error) if error.is_gone() => return Ok(Asked::Over),
+            Err(error) => return Err(error.into()),
+        };
+        let hello = match greet(&guest).await {
+            Ok(hello) => hello,
+            Err(GuestError::Timeout { .. }) => return self.give_up(id).await,
+            Err(error) if error.is_gone() => return Ok(Asked::Over),
+            Err(error) => return Err(error.into()),
+        };
+        let news = match hello.lease {
+            LeaseState::Ending(Ended { reason }) => return self.see_off(id, reason).await,
+            LeaseState::Bound(view) if view.key != self.name.digest() => return Err(OpenError::NotOurs),
+            LeaseState::Bound(_) => {
+                self.know(id, None);
+                recorded
+            }
+            LeaseState::Unbound => recorded.or(presumed),
+        };
+        self.lease(guest, news).await
+    }
+
+    /// Asks for the lease; it is the second fence after the name.
+    async fn lease(&mut self, guest: Guest, news: Option<RestartReason>) -> Result<Asked, OpenError> {
+        let request = LeaseRequest {
+            key: self.name.digest(),
+            idle_ms: millis(self.terms.idle),
+            lifetime_ms: millis(self.terms.lifetime),
+            restarted: news,
+        };
+        match guest.lease(&request).await {
+            Ok(grant) => Ok(Asked::Granted(Box::new(Bond {
+                guest,
+                standing: grant.standing,
+                idle: Some(self.terms.idle),
+            }))),
+            Err(GuestError::Ended(reason)) => self.see_off(guest.id(), reason).await,
+            Err(GuestError::Refused(refusal)) if refusal.kind == RefusalKind::Conflict => {
+                Err(OpenError::NotOurs)
+            }
+            Err(error) if error.is_gone() => Ok(Asked::Over),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Claims a sandbox and gives it the session's name.
+    async fn begin(
+        &mut self,
+        aside: Option<SandboxId>,
+        news: Option<RestartReason>,
+    ) -> Result<Asked, OpenError> {
+        let claim = match self.hand.take() {
+            Some(claim) => claim,
+            None => self.claim().await?,
+        };
+        if let Some(id) = aside {
+            // By id: another server may have done it already, and its new sandbox has the name by now.
+            self.shared.engine.set_aside(&id, &self.name).await?;
+        }
+        match claim.adopt(&self.name).await {
+            Ok(guest) => self.lease(guest, news).await,
+            // Whatever came of it: who has the name now is what counts.
+            Err(error) => {
+                tracing::debug!(session = self.name.short(), %error, "not adopted");
+                Ok(Asked::Over)
+            }
+        }
+    }
+
+    async fn claim(&self) -> Result<Claim, OpenError> {
+        // The pool bounds the wait; the opening as a whole is bounded by whoever started it.
+        Ok(self.pool.claim(Instant::now() + super::OPENING).await?)
+    }
+
+    /// A sandbox has decided to end: waits for that. One that goes on running has given up its lease all the
+    /// same, so it is destroyed.
+    async fn see_off(&mut self, id: &SandboxId, reason: EndReason) -> Result<Asked, OpenError> {
+        if let Some(reason) = restart_reason(reason) {
+            self.know(id, Some(reason));
+        }
+        if !self.has_ended(id).await? {
+            tracing::warn!(session = self.name.short(), sandbox = %id, "says that it ends, and does not");
+            self.destroy(id).await?;
+        }
+        Ok(Asked::Over)
+    }
+
+    /// A sandbox answers no hello, though its relay is connected. Where another one answers it is the
+    /// sandbox that hangs and not the host or the engine, and it is destroyed.
+    async fn give_up(&mut self, id: &SandboxId) -> Result<Asked, OpenError> {
+        let answers = match self.shared.table.another(id) {
+            Some(other) => other.hello().await.is_ok(),
+            None => {
+                let claim = self.claim().await?;
+                let answers = claim.guest().hello().await.is_ok();
+                self.hand = Some(claim);
+                answers
+            }
+        };
+        if !answers {
+            return Err(OpenError::Silent);
+        }
+        tracing::warn!(session = self.name.short(), sandbox = %id, "answers no hello while another does: destroyed");
+        self.know(id, Some(RestartReason::Unresponsive));
+        self.destroy(id).await?;
+        Ok(Asked::Over)
+    }
+
+    fn know(&mut self, id: &SandboxId, fate: Option<RestartReason>) {
+        self.known = Some(id.clone());
+        self.fate = fate;
+    }
+
+    async fn find(&self) -> Result<Found, OpenError> {
+        self.shared.find(&self.name).await
+    }
+
+    async fn has_ended(&self, id: &SandboxId) -> Result<bool, OpenError> {
+        self.shared.has_ended(&self.name, id, ENDING).await
+    }
+
+    async fn destroy(&self, id: &SandboxId) -> Result<(), OpenError> {
+        Ok(self.shared.engine.destroy(id).await?)
+    }
+}
+
+impl Shared {
+    /// What the engine shows; an engine that is away for a moment is waited for.
+    pub(super) async fn find(&self, name: &SessionName) -> Result<Found, OpenError> {
+        let until = Instant::now() + ENGINE_AWAY;
+        let mut attempt = 0;
+        loop {
+            match self.engine.find(name).await {
+                Err(EngineError::Unreachable(_)) if Instant::now() < until => sleep(pause(attempt)).await,
+                outcome => return Ok(outcome?),
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Waits for at most `patience` until the engine shows a sandbox neither running nor ending.
+    pub(super) async fn has_ended(
+        &self,
+        name: &SessionName,
+        id: &SandboxId,
+        patience: Duration,
+    ) -> Result<bool, OpenError> {
+        let until = Instant::now() + patience;
+        let mut look = 0;
+        loop {
+            match self.find(name).await?.place {
+                Place::Running(holder) | Place::Ending(holder) if holder == *id => {}
+                Place::Running(_) | Place::Ending(_) | Place::Exited(_) | Place::Absent => return Ok(true),
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            sleep(pause(look)).await;
+            look += 1;
+        }
+    }
+
+    /// The guest of a running sandbox: the one that is there, or a new one.
+    pub(super) async fn reach(&self, name: &SessionName, id: &SandboxId) -> Result<Guest, GuestError> {
+        match self.table.guest(name, id) {
+            Some(guest) => Ok(guest),
+            None => Guest::connect(Arc::clone(&self.engine), id.clone()).await,
+        }
+    }
+}
+
+/// Says hello until it is answered or left unanswered too often.
+async fn greet(guest: &Guest) -> Result<Hello, GuestError> {
+    for _ in 1..HELLOS {
+        match guest.hello().await {
+            Err(GuestError::Timeout { .. }) => {}
+            answer => return answer,
+        }
+    }
+    guest.hello().await
+}
+
+fn pause(n: u32) -> Duration {
+    (PAUSE * (1 << n.min(10))).min(LONGEST_PAUSE)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
