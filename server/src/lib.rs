@@ -22,6 +22,7 @@ pub mod config;
 pub mod conversation;
 pub mod engine;
 pub mod guest;
+pub mod mcp;
 pub mod pool;
 pub mod sandbox;
 pub mod sessions;

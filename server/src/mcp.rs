@@ -1,0 +1,4 @@
+//! MCP: tools, conversations, answers and transports. The only place that names `rmcp`.
+
+mod conversation;
+mod minted;
