@@ -2,3 +2,5 @@
 
 mod conversation;
 mod minted;
+mod render;
+mod transcript;

@@ -1,0 +1,185 @@
+//! Answers: the one place that shapes what callers read. Nothing here knows the protocol that carries them.
+//!
+//! A text begins with a status line, so that a client which cuts shows what matters: then standard output, the
+//! result, standard error or a traceback, changed files, notes. Text is complete without the machine-readable
+//! part, which repeats it for programs.
+
+mod files;
+mod run;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+use greenroom_protocol::{RestartReason, Standing, WORK_DIR};
+use greenroom_tool_schemas::{ResultMeta, SessionState};
+
+use crate::conversation::ConversationId;
+
+pub(super) use self::{
+    files::{Content, deleted, downloaded, listed, uploaded},
+    run::{RunStyle, run, runs},
+    text::span,
+};
+
+/// Bytes of a whole answer, base64 included: hosts cut at 1 MiB, and the envelope needs some.
+const ANSWER_BYTES: usize = 900_000;
+
+/// What one call answers, before any protocol wraps it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Answer {
+    /// All text.
+    pub text: String,
+    /// Images after it.
+    pub images: Vec<Image>,
+    /// For programs.
+    pub meta: ResultMeta,
+    /// Whether Greenroom could not do what was asked.
+    pub is_error: bool,
+}
+
+/// An image block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Image {
+    /// Base64.
+    pub data: String,
+    /// `image/png` or `image/jpeg`.
+    pub mime: &'static str,
+}
+
+/// Which conversation an answer is for, and how its call found the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Heading {
+    /// The conversation, as the caller knows it.
+    pub conversation: ConversationId,
+    /// Whether the text has to tell it.
+    pub tell: Tell,
+    /// How the session was found.
+    pub session: Session,
+}
+
+/// Whether a text has to tell the conversation's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tell {
+    /// Without it the conversation would be lost.
+    Yes,
+    /// The caller knows it.
+    No,
+}
+
+/// How a call found its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Session {
+    /// Nothing from earlier exists.
+    New,
+    /// It goes on.
+    Existing,
+    /// An earlier sandbox is gone.
+    Restarted(RestartReason),
+    /// There is none, and none was made.
+    None,
+}
+
+impl From<&Standing> for Session {
+    fn from(standing: &Standing) -> Self {
+        match standing {
+            Standing::New => Self::New,
+            Standing::Existing => Self::Existing,
+            Standing::Restarted { reason } => Self::Restarted(*reason),
+        }
+    }
+}
+
+impl Session {
+    /// The word for programs.
+    pub(super) const fn state(self) -> SessionState {
+        match self {
+            Self::New => SessionState::New,
+            Self::Existing => SessionState::Existing,
+            Self::Restarted(_) => SessionState::Restarted,
+            Self::None => SessionState::None,
+        }
+    }
+}
+
+impl Heading {
+    /// The first lines of a text: what came of the call, how it found its session, and which one that is.
+    fn lines(&self, status: &str) -> String {
+        let mut lines = format!("{status} · session: {}", session_words(self.session));
+        if self.tell == Tell::Yes && self.session != Session::None {
+            lines.push_str("\nconversation_id: ");
+            lines.push_str(self.conversation.as_str());
+            lines.push_str(" (pass it on in every later call)");
+        }
+        lines
+    }
+
+    fn meta(&self) -> ResultMeta {
+        let reason = match self.session {
+            Session::Restarted(reason) => Some(reason_name(reason).to_owned()),
+            Session::New | Session::Existing | Session::None => None,
+        };
+        ResultMeta {
+            conversation_id: Some(self.conversation.as_str().to_owned()),
+            session: self.session.state(),
+            restart_reason: reason,
+            ..ResultMeta::default()
+        }
+    }
+
+    /// An answer of one sentence.
+    pub(super) fn sentence(&self, status: &str, rest: &str) -> Answer {
+        Answer {
+            text: format!("{}\n\n{rest}", self.lines(status)),
+            meta: self.meta(),
+            ..Answer::default()
+        }
+    }
+}
+
+fn session_words(session: Session) -> String {
+    match session {
+        Session::New => "new (nothing from earlier exists)".to_owned(),
+        Session::Existing => "existing".to_owned(),
+        Session::None => "none".to_owned(),
+        Session::Restarted(reason) => format!(
+            "restarted (the earlier sandbox is gone, with its variables and files: {}; this one is fresh)",
+            reason_words(reason)
+        ),
+    }
+}
+
+/// Why an earlier sandbox is gone, for a model.
+const fn reason_words(reason: RestartReason) -> &'static str {
+    match reason {
+        RestartReason::Idle => "it was idle for too long",
+        RestartReason::Lifetime => "its lifetime was over",
+        RestartReason::Reset => "it was reset on request",
+        RestartReason::Evicted => "it made room for another conversation",
+        RestartReason::OutOfMemory => "it ran out of memory",
+        RestartReason::EndedInside => "something that ran in it ended it",
+        RestartReason::Removed => "it was removed from outside, or its host restarted",
+        RestartReason::Unresponsive => "it stopped answering",
+        RestartReason::NoLongerOnRecord => "it ended so long ago that no record says how",
+    }
+}
+
+/// The same for programs: the protocol's own names.
+const fn reason_name(reason: RestartReason) -> &'static str {
+    match reason {
+        RestartReason::Idle => "idle",
+        RestartReason::Lifetime => "lifetime",
+        RestartReason::Reset => "reset",
+        RestartReason::Evicted => "evicted",
+        RestartReason::OutOfMemory => "out_of_memory",
+        RestartReason::EndedInside => "ended_inside",
+        RestartReason::Removed => "removed",
+        RestartReason::Unresponsive => "unresponsive",
+        RestartReason::NoLongerOnRecord => "no_longer_on_record",
+    }
+}
+
+/// A path as callers see it. The agent sends paths relative to the work directory.
+fn absolute(path: &str) -> String {
+    format!("{WORK_DIR}/{}", text::plain(path))
+}

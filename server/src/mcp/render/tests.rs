@@ -1,0 +1,471 @@
+//! Answers word for word: a change of what models read is a reviewable diff.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use greenroom_protocol::{
+    FileChange, FileChangeKind, FileEntry, FileKind, FileList, KernelFate, Language, RunError, RunEvent,
+    RunEventKind, RunId, RunOutcome, RunStatus, Standing, Stream, StreamSummary,
+};
+use serde_json::json;
+
+use super::{super::transcript::Transcript, *};
+use crate::config::ErrorStyle;
+
+const STYLE: RunStyle = RunStyle {
+    chars: 24_000,
+    errors: ErrorStyle::Result,
+    timeout: None,
+};
+
+fn heading(session: Session, tell: Tell) -> Heading {
+    Heading {
+        conversation: ConversationId::parse("gr-0123456789abcdefghjkm").unwrap(),
+        tell,
+        session,
+    }
+}
+
+fn existing() -> Heading {
+    heading(Session::Existing, Tell::No)
+}
+
+fn outcome(status: RunStatus) -> RunOutcome {
+    RunOutcome {
+        status,
+        language: Language::Python,
+        duration_ms: 12.3,
+        stdout: StreamSummary::default(),
+        stderr: StreamSummary::default(),
+        error: None,
+        result: None,
+        exit_code: None,
+        kernel: KernelFate::Kept,
+        files: Vec::new(),
+        images_omitted: 0,
+        standing: Standing::Existing,
+    }
+}
+
+fn output(stream: Stream, text: &str) -> RunEventKind {
+    RunEventKind::Output {
+        stream,
+        text: text.to_owned(),
+        late: false,
+        omitted: 0,
+    }
+}
+
+fn transcript(kinds: Vec<RunEventKind>) -> Transcript {
+    let mut transcript = Transcript::new(RunId("run-1".into()), Some(Language::Python));
+    for (seq, kind) in kinds.into_iter().enumerate() {
+        transcript.push(RunEvent {
+            seq: seq as u64,
+            at_ms: 3200,
+            kind,
+        });
+    }
+    transcript
+}
+
+fn started(rest: Vec<RunEventKind>) -> Transcript {
+    let first = vec![
+        RunEventKind::Accepted {
+            standing: Standing::Existing,
+        },
+        RunEventKind::Started {
+            kernel_boot_ms: None,
+            lost: None,
+        },
+    ];
+    transcript(first.into_iter().chain(rest).collect())
+}
+
+#[test]
+fn the_smallest_answer_is_small() {
+    let sum = RunOutcome {
+        result: Some("2".into()),
+        ..outcome(RunStatus::Ok)
+    };
+    let answer = run(&existing(), &started(vec![RunEventKind::Finished(sum)]), STYLE);
+    assert_eq!(
+        answer.text,
+        "status: ok · 12 ms · session: existing\n\nresult:\n2"
+    );
+    assert_eq!(
+        serde_json::to_value(&answer.meta).unwrap(),
+        json!({
+            "conversation_id": "gr-0123456789abcdefghjkm",
+            "session": "existing",
+            "run_id": "run-1",
+            "status": "ok",
+            "language": "python",
+            "duration_ms": 12.3,
+            "stdout": {"bytes": 0, "truncated": false},
+            "stderr": {"bytes": 0, "truncated": false},
+            "result": "2",
+            "images": 0,
+            "next": 3,
+            "files": [],
+        })
+    );
+}
+
+#[test]
+fn everything_at_once_stands_in_order() {
+    let error = RunError {
+        name: "ZeroDivisionError".into(),
+        message: "division by zero".into(),
+        traceback: "Traceback (most recent call last):\n  …\nZeroDivisionError: division by zero\n".into(),
+    };
+    let image = BTreeMap::from([
+        ("image/png".to_owned(), "aGk=".to_owned()),
+        ("text/plain".to_owned(), "<Figure>".to_owned()),
+    ]);
+    let frame = BTreeMap::from([("text/plain".to_owned(), "  a\n0 1".to_owned())]);
+    let file = |path: &str, change| FileChange {
+        path: path.into(),
+        size: 1536,
+        change,
+    };
+    let ended = RunOutcome {
+        error: Some(error),
+        files: vec![
+            file("a.csv", FileChangeKind::Created),
+            file("b/c.txt", FileChangeKind::Modified),
+            file("old", FileChangeKind::Deleted),
+        ],
+        images_omitted: 2,
+        ..outcome(RunStatus::Error)
+    };
+    let transcript = started(vec![
+        RunEventKind::Output {
+            stream: Stream::Stdout,
+            text: "thread\n".into(),
+            late: true,
+            omitted: 0,
+        },
+        output(Stream::Stdout, "hello\n"),
+        output(Stream::Stderr, "careful\n"),
+        RunEventKind::Display {
+            data: image,
+            path: Some(".greenroom/fig-1.png".into()),
+        },
+        RunEventKind::Display {
+            data: frame,
+            path: None,
+        },
+        RunEventKind::Finished(ended),
+    ]);
+    let restarted = heading(Session::Restarted(RestartReason::OutOfMemory), Tell::Yes);
+    let answer = run(&restarted, &transcript, STYLE);
+    assert_eq!(
+        answer.text,
+        "\
+status: error (ZeroDivisionError) · 12 ms · session: restarted (the earlier sandbox is gone, with its variables and files: it \
+ran out of memory; this one is fresh)
+conversation_id: gr-0123456789abcdefghjkm (pass it on in every later call)
+
+printed since the last run, by what that left behind:
+thread
+
+stdout:
+hello
+
+display:
+  a
+0 1
+
+stderr:
+careful
+
+traceback:
+Traceback (most recent call last):
+  …
+ZeroDivisionError: division by zero
+
+files:
+  created a.csv (1.5 KiB)
+  changed b/c.txt (1.5 KiB)
+  deleted old
+
+note: image 1: saved as /mnt/data/.greenroom/fig-1.png.
+note: 2 more image(s) are not shown: an answer has at most 4."
+    );
+    assert_eq!(
+        answer.images,
+        [Image {
+            data: "aGk=".into(),
+            mime: "image/png"
+        }]
+    );
+    assert!(!answer.is_error, "what user code did is a result");
+    assert_eq!(answer.meta.restart_reason.as_deref(), Some("out_of_memory"));
+}
+
+#[test]
+fn what_is_left_of_the_state_is_said() {
+    let ended = |status, kernel, error: Option<&str>| {
+        let error = error.map(|name| RunError {
+            name: name.into(),
+            message: "out of memory".into(),
+            traceback: String::new(),
+        });
+        let outcome = RunOutcome {
+            kernel,
+            error,
+            ..outcome(status)
+        };
+        let style = RunStyle {
+            timeout: Some(Duration::from_secs(600)),
+            ..STYLE
+        };
+        run(
+            &existing(),
+            &started(vec![RunEventKind::Finished(outcome)]),
+            style,
+        )
+        .text
+    };
+    use KernelFate::{Kept, Restarted};
+    for (text, says) in [
+        (
+            ended(RunStatus::TimedOut, Kept, None),
+            "note: the run was stopped at its limit of 10 min 0 s. Variables and files are kept.",
+        ),
+        (
+            ended(RunStatus::TimedOut, Restarted, None),
+            "note: the run was stopped at its limit of 10 min 0 s. python was restarted: its variables and imports are gone, files are kept.",
+        ),
+        (
+            ended(RunStatus::Cancelled, Kept, None),
+            "note: the run was cancelled. Variables and files are kept.",
+        ),
+        (
+            ended(RunStatus::KernelDied, Restarted, Some("killed")),
+            "status: kernel_died (killed) · 12 ms · session: existing\n\ntraceback:\nkilled: out of memory\n\n\
+             note: python died during the run. python was restarted: its variables and imports are gone, files are kept.",
+        ),
+    ] {
+        assert!(text.contains(says), "{text}");
+    }
+    assert!(
+        !ended(RunStatus::Error, Kept, None).contains("note:"),
+        "an exception needs no note"
+    );
+}
+
+#[test]
+fn a_kernel_that_died_between_runs_is_said_at_the_top() {
+    let error = RunError {
+        name: "killed".into(),
+        message: "signal 9".into(),
+        traceback: String::new(),
+    };
+    let transcript = transcript(vec![
+        RunEventKind::Accepted {
+            standing: Standing::Existing,
+        },
+        RunEventKind::Started {
+            kernel_boot_ms: Some(400),
+            lost: Some(error),
+        },
+        RunEventKind::Finished(outcome(RunStatus::Ok)),
+    ]);
+    assert_eq!(
+        run(&existing(), &transcript, STYLE).text,
+        "status: ok · 12 ms · session: existing\n\
+         python died since its last run (killed: signal 9): its earlier variables and imports are gone, files are kept"
+    );
+}
+
+#[test]
+fn a_run_that_goes_on_says_how_to_get_the_rest() {
+    let answer = run(
+        &heading(Session::New, Tell::Yes),
+        &started(vec![output(Stream::Stdout, "tick 0\n")]),
+        STYLE,
+    );
+    assert_eq!(
+        answer.text,
+        "\
+status: running · run_id: run-1 · 3.2 s so far · session: new (nothing from earlier exists)
+conversation_id: gr-0123456789abcdefghjkm (pass it on in every later call)
+
+stdout:
+tick 0
+
+note: the run goes on in the background. For the rest call get_run with run_id \"run-1\", since 3 and wait_seconds 50; cancel_run \
+stops it."
+    );
+    let queued = transcript(vec![
+        RunEventKind::Accepted {
+            standing: Standing::Existing,
+        },
+        RunEventKind::Queued {
+            behind: RunId("run-0".into()),
+            running_ms: 9,
+        },
+    ]);
+    let answer = run(&existing(), &queued, STYLE);
+    assert!(answer.text.starts_with("status: queued"), "{}", answer.text);
+    assert!(
+        answer.text.contains("the run waits behind run run-0."),
+        "{}",
+        answer.text
+    );
+}
+
+#[test]
+fn long_output_keeps_head_tail_counts_and_budget() {
+    let big: String = (0..20_000).map(|n| format!("line {n}\n")).collect();
+    let ended = RunOutcome {
+        stdout: StreamSummary {
+            bytes: 5_000_000,
+            omitted: 4_000_000,
+            path: Some(".greenroom/out.txt".into()),
+        },
+        result: Some("r".repeat(50_000)),
+        ..outcome(RunStatus::Ok)
+    };
+    let (head, rest) = big.split_at(big.len() / 2);
+    let transcript = started(vec![
+        output(Stream::Stdout, head),
+        RunEventKind::Output {
+            stream: Stream::Stdout,
+            text: rest.to_owned(),
+            late: false,
+            omitted: 4_000_000,
+        },
+        RunEventKind::Finished(ended),
+    ]);
+    let answer = run(&existing(), &transcript, RunStyle { chars: 4000, ..STYLE });
+    let chars = answer.text.chars().count();
+    assert!((3500..4200).contains(&chars), "{chars}");
+    assert!(answer.text.contains("line 0\n") && answer.text.contains("line 19999\n"));
+    let cut = 4_000_000 + big.len() as u64
+        - answer
+            .text
+            .lines()
+            .filter(|l| l.starts_with("line"))
+            .map(|l| l.len() as u64 + 1)
+            .sum::<u64>();
+    // A line that was cut in two is counted in part.
+    let said = answer
+        .text
+        .split_once("[… ")
+        .unwrap()
+        .1
+        .split_once(" bytes left out; all of it is in /mnt/data/.greenroom/out.txt")
+        .unwrap()
+        .0;
+    let said: u64 = said.replace(',', "").parse().unwrap();
+    assert!(said.abs_diff(cut) < 20, "{said} {cut}");
+    let meta = answer.meta.run.unwrap();
+    assert_eq!(
+        (meta.stdout.bytes, meta.stdout.truncated, meta.stderr.truncated),
+        (5_000_000, true, false)
+    );
+    assert_eq!(meta.stdout.path.as_deref(), Some("/mnt/data/.greenroom/out.txt"));
+}
+
+#[test]
+fn flagged_errors_put_the_traceback_first() {
+    let error = RunError {
+        name: "ValueError".into(),
+        message: "no".into(),
+        traceback: String::new(),
+    };
+    let ended = RunOutcome {
+        error: Some(error),
+        ..outcome(RunStatus::Error)
+    };
+    let transcript = started(vec![
+        output(Stream::Stdout, &"x".repeat(50_000)),
+        RunEventKind::Finished(ended),
+    ]);
+    let answer = run(
+        &existing(),
+        &transcript,
+        RunStyle {
+            errors: ErrorStyle::Flag,
+            ..STYLE
+        },
+    );
+    assert!(answer.is_error);
+    assert!(answer.text.chars().count() < 10_300, "{}", answer.text.len());
+    let at = |what: &str| answer.text.find(what).unwrap();
+    assert!(at("traceback:\nValueError: no") < at("stdout:\n"));
+}
+
+#[test]
+fn images_that_are_none_or_too_large_are_not_sent() {
+    let image = |data: String| RunEventKind::Display {
+        data: BTreeMap::from([("image/png".to_owned(), data)]),
+        path: Some("p.png".into()),
+    };
+    let mut kinds = vec![image("no base64!".into()), image("A".repeat(500_000))];
+    kinds.extend((0..6).map(|_| image("A".repeat(250_000))));
+    kinds.push(RunEventKind::Finished(outcome(RunStatus::Ok)));
+    let answer = run(&existing(), &started(kinds), STYLE);
+    let bytes: usize = answer.images.iter().map(|image| image.data.len()).sum::<usize>() + answer.text.len();
+    assert!(!answer.images.is_empty() && bytes < ANSWER_BYTES, "{bytes}");
+    assert!(
+        answer.text.contains("did not fit, saved as /mnt/data/p.png"),
+        "{}",
+        answer.text
+    );
+}
+
+#[test]
+fn files_are_listed_with_their_sizes() {
+    let entry = |path: &str, kind, size| FileEntry {
+        path: path.into(),
+        kind,
+        size,
+        modified_ms: 0,
+    };
+    let list = FileList {
+        entries: vec![
+            entry("a", FileKind::Directory, 0),
+            entry("a/b.csv", FileKind::File, 2048),
+            entry("l", FileKind::Symlink, 0),
+            entry("p", FileKind::Other, 0),
+        ],
+        omitted: 1234,
+    };
+    assert_eq!(
+        listed(&existing(), "", &list).text,
+        "4 entries in /mnt/data · session: existing\na/\na/b.csv (2.0 KiB)\nl (symbolic link)\np (neither file nor folder)\n\
+         … at least 1,234 more are not listed: name a folder below"
+    );
+    let none = heading(Session::None, Tell::Yes).sentence("nothing to list", "There is no sandbox.");
+    assert_eq!(
+        none.text,
+        "nothing to list · session: none\n\nThere is no sandbox."
+    );
+}
+
+#[test]
+fn a_download_says_which_part_it_is() {
+    let whole = downloaded(&existing(), "a.txt", 0, 5, Content::Text("hello".into()));
+    assert_eq!(whole.text, "ok · a.txt · 5 bytes · session: existing\n\nhello");
+    let part = downloaded(&existing(), "a.bin", 10, 5000, Content::Bytes(vec![0, 1, 2]));
+    assert_eq!(
+        part.text,
+        "ok · a.bin · bytes 10–13 of 5,000 as base64 · session: existing\nnote: this is a part; the next begins at offset 13.\n\nAAEC"
+    );
+    let image = downloaded(
+        &existing(),
+        "a.png",
+        0,
+        2,
+        Content::Image(b"hi".to_vec(), "image/png"),
+    );
+    assert_eq!(
+        image.images,
+        [Image {
+            data: "aGk=".into(),
+            mime: "image/png"
+        }]
+    );
+}

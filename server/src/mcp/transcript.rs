@@ -1,0 +1,210 @@
+//! What a run has shown so far: its events gathered into bounded memory, ready to be rendered.
+
+use greenroom_protocol::{
+    Language, RunError, RunEvent, RunEventKind, RunId, RunOutcome, Standing, Stream, StreamSummary, limits,
+};
+
+/// Bytes of text of one stream that are kept. The agent sends 128 KiB, four times that if all of it was escaped.
+const STREAM_BYTES: usize = 1 << 20;
+
+/// Displays that are kept; the agent bounds images, a hostile one is bounded here.
+const DISPLAYS: usize = 64;
+
+/// Characters of a progress message's line.
+const LINE_CHARS: usize = 200;
+
+/// A run as far as its events have come.
+#[derive(Clone, Debug)]
+pub(super) struct Transcript {
+    /// Its name.
+    pub id: RunId,
+    /// What runs it, as far as is known: the outcome says it, and whoever started it knows.
+    pub language: Option<Language>,
+    /// What its caller must hear.
+    pub standing: Option<Standing>,
+    /// Where it stands.
+    pub stage: Stage,
+    /// How the kernel before this run's died, if no answer has said so yet.
+    pub lost: Option<RunError>,
+    /// Descriptor 1.
+    pub stdout: Captured,
+    /// Descriptor 2.
+    pub stderr: Captured,
+    /// What arrived between runs.
+    pub late: Captured,
+    /// Rich results, in order.
+    pub displays: Vec<Display>,
+    /// Rich results beyond the bound.
+    pub displays_dropped: usize,
+    /// The number of the next event.
+    pub next: u64,
+    /// Time from acceptance to the last event, in milliseconds.
+    pub at_ms: u64,
+}
+
+/// Where a run stands.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Stage {
+    /// It waits behind another.
+    Queued {
+        /// That other, once it is known.
+        behind: Option<RunId>,
+    },
+    /// It is at work.
+    Running,
+    /// It is over.
+    Finished(Box<RunOutcome>),
+}
+
+/// A rich result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Display {
+    /// MIME type → value.
+    pub data: std::collections::BTreeMap<String, String>,
+    /// Where it was saved.
+    pub path: Option<String>,
+}
+
+/// Text of one stream, with the places where some was left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Captured {
+    /// What is there.
+    pub text: String,
+    /// Offset in `text` → bytes left out there.
+    pub gaps: Vec<(usize, u64)>,
+    /// Bytes that were written, as far as is known.
+    pub bytes: u64,
+}
+
+impl Captured {
+    fn push(&mut self, text: &str, omitted: u64) {
+        let fits = self.text.len() + text.len() <= STREAM_BYTES;
+        let lost = omitted + if fits { 0 } else { text.len() as u64 };
+        if lost > 0 {
+            match self.gaps.last_mut() {
+                Some((at, bytes)) if *at == self.text.len() => *bytes += lost,
+                _ => self.gaps.push((self.text.len(), lost)),
+            }
+        }
+        self.bytes += omitted + text.len() as u64;
+        if fits {
+            self.text.push_str(text);
+        }
+    }
+
+    /// Whether some of the stream is not in the text.
+    pub(super) fn has_gaps(&self) -> bool {
+        !self.gaps.is_empty()
+    }
+
+    /// The last line that is not blank, cut to what a progress message takes.
+    fn last_line(&self) -> Option<String> {
+        let line = self
+            .text
+            .rsplit(['\n', '\r'])
+            .find(|line| !line.trim().is_empty())?;
+        Some(
+            line.chars()
+                .filter(|c| !c.is_control())
+                .take(LINE_CHARS)
+                .collect(),
+        )
+    }
+}
+
+impl Transcript {
+    pub(super) fn new(id: RunId, language: Option<Language>) -> Self {
+        Self {
+            id,
+            language,
+            standing: None,
+            stage: Stage::Queued { behind: None },
+            lost: None,
+            stdout: Captured::default(),
+            stderr: Captured::default(),
+            late: Captured::default(),
+            displays: Vec::new(),
+            displays_dropped: 0,
+            next: 0,
+            at_ms: 0,
+        }
+    }
+
+    /// Takes the next event.
+    pub(super) fn push(&mut self, event: RunEvent) {
+        self.next = event.seq.saturating_add(1);
+        self.at_ms = event.at_ms;
+        match event.kind {
+            RunEventKind::Accepted { standing } => self.standing = Some(standing),
+            RunEventKind::Queued { behind, .. } => self.stage = Stage::Queued { behind: Some(behind) },
+            RunEventKind::Started { lost, .. } => {
+                self.stage = Stage::Running;
+                self.lost = lost;
+            }
+            RunEventKind::Output {
+                late: true,
+                text,
+                omitted,
+                ..
+            } => self.late.push(&text, omitted),
+            RunEventKind::Output {
+                stream: Stream::Stdout,
+                text,
+                omitted,
+                ..
+            } => self.stdout.push(&text, omitted),
+            RunEventKind::Output {
+                stream: Stream::Stderr,
+                text,
+                omitted,
+                ..
+            } => self.stderr.push(&text, omitted),
+            RunEventKind::Display { data, path } => {
+                if self.displays.len() < DISPLAYS {
+                    self.displays.push(Display { data, path });
+                } else {
+                    self.displays_dropped += 1;
+                }
+            }
+            RunEventKind::Finished(outcome) => {
+                self.language = Some(outcome.language);
+                self.standing = Some(outcome.standing.clone());
+                self.stage = Stage::Finished(Box::new(outcome));
+            }
+        }
+    }
+
+    /// The outcome, once there is one.
+    pub(super) fn outcome(&self) -> Option<&RunOutcome> {
+        match &self.stage {
+            Stage::Finished(outcome) => Some(outcome),
+            Stage::Queued { .. } | Stage::Running => None,
+        }
+    }
+
+    /// What the outcome says of a stream, or what has been seen of it.
+    pub(super) fn summary(&self, stream: Stream) -> StreamSummary {
+        let (seen, said) = match stream {
+            Stream::Stdout => (&self.stdout, self.outcome().map(|outcome| &outcome.stdout)),
+            Stream::Stderr => (&self.stderr, self.outcome().map(|outcome| &outcome.stderr)),
+        };
+        said.cloned().unwrap_or_else(|| StreamSummary {
+            bytes: seen.bytes,
+            omitted: seen.gaps.iter().map(|(_, bytes)| bytes).sum(),
+            path: None,
+        })
+    }
+
+    /// One line for a progress message: what was printed last, or what the run waits for.
+    pub(super) fn last_line(&self) -> Option<String> {
+        match &self.stage {
+            Stage::Queued { behind: Some(behind) } => Some(format!("queued behind run {}", behind.0)),
+            Stage::Queued { behind: None } => None,
+            Stage::Running | Stage::Finished(_) => {
+                self.stdout.last_line().or_else(|| self.stderr.last_line())
+            }
+        }
+    }
+}
+
+const _: () = assert!(STREAM_BYTES >= 4 * (limits::OUTPUT_HEAD + limits::OUTPUT_TAIL));
