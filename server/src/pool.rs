@@ -38,6 +38,7 @@ mod policy;
 mod queue;
 mod room;
 mod sentence;
+mod sweep;
 
 use std::{sync::Arc, time::Duration};
 
@@ -50,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     census::{BootFault, Census, Counts, Hit, PoolEvent, PoolObserver, Readiness, Unready, Why},
     claim::{AdoptError, Claim, ClaimError, Delay},
+    sweep::{Ground, Sweep, SweepSpec, Swept},
 };
 use self::{
     claim::Request,
