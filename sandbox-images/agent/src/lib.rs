@@ -10,6 +10,8 @@
 //! is bounded before it is passed on.
 
 mod agent;
+mod changes;
+pub mod files;
 pub mod kernel;
 mod lease;
 pub mod platform;

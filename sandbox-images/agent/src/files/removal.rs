@@ -1,0 +1,157 @@
+//! Deleting a file, or a folder with all that is in it, whatever its depth and in bounded time.
+
+use std::{
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
+};
+
+use greenroom_protocol::{Deleted, FileKind, Refusal, RefusalKind};
+use rustix::{
+    fs::{AtFlags, RawDir, renameat, unlinkat},
+    io::Errno,
+};
+use tokio::time::Instant;
+
+use super::{
+    beneath::{Beneath, LastLink, MissingParents, Place, kind, read_folder, refusal, reopen},
+    path::{PART_PREFIX, WorkPath, bad_path},
+};
+
+/// A deletion works for this long at most; what it has not deleted by then stays. The agent waits a
+/// little longer than that for its answer.
+pub(super) const DELETE_TIME: Duration = Duration::from_secs(10);
+/// Folders inside folders that are open at a time. What lies deeper is moved up first, so that neither
+/// descriptors nor the stack bound the depth that can be deleted.
+const OPEN_FOLDERS: usize = 32;
+/// Names that are read before they are deleted: a folder is read again until it is empty.
+const BATCH: usize = 256;
+/// Room for one system call's names.
+const NAME_BUFFER: usize = 8 << 10;
+
+/// Deletes what is at a path; a link itself, not what it leads to.
+pub(super) fn delete(beneath: &Beneath, path: &WorkPath) -> Result<Deleted, Refusal> {
+    let refused = |error| refusal(error, path);
+    let (folder, name, stat) = match beneath.walk(path, LastLink::Keep, MissingParents::Refuse)? {
+        Place::Folder(_) => return Err(bad_path("the work directory itself cannot be deleted")),
+        Place::Entry { found: None, .. } => return Err(refused(Errno::NOENT)),
+        Place::Entry {
+            folder,
+            name,
+            found: Some(stat),
+        } => (folder, name, stat),
+    };
+    let kind = kind(&stat);
+    if kind != FileKind::Directory {
+        unlinkat(&folder, name.as_slice(), AtFlags::empty()).map_err(refused)?;
+        return Ok(Deleted { kind, count: 1 });
+    }
+    let top = read_folder(folder.as_fd(), &name).map_err(refused)?;
+    let mut removal = Removal {
+        top: &top,
+        count: 0,
+        hoisted: 0,
+        until: Instant::now() + DELETE_TIME,
+    };
+    let emptied = removal
+        .empty(top.as_fd(), OPEN_FOLDERS)
+        .and_then(|()| unlinkat(&folder, name.as_slice(), AtFlags::REMOVEDIR).map_err(Stopped::Error));
+    match emptied {
+        Ok(()) => Ok(Deleted {
+            kind,
+            count: removal.count + 1,
+        }),
+        Err(Stopped::Error(error)) => {
+            let mut refusal = refused(error);
+            if removal.count > 0 {
+                refusal.message += &format!("; {} entries in it are gone already", removal.count);
+            }
+            Err(refusal)
+        }
+        Err(Stopped::OutOfTime) => Err(Refusal {
+            kind: RefusalKind::TooLarge,
+            message: format!(
+                "{path}: {} entries were deleted in {} s, the limit; delete it again for the rest",
+                removal.count,
+                DELETE_TIME.as_secs()
+            ),
+        }),
+    }
+}
+
+struct Removal<'a> {
+    top: &'a OwnedFd,
+    count: u64,
+    hoisted: u64,
+    until: Instant,
+}
+
+enum Stopped {
+    Error(Errno),
+    OutOfTime,
+}
+
+impl Removal<'_> {
+    /// Deletes everything in a folder. Each batch of names is gone, or an error, before the next is read,
+    /// so this ends; a guest that makes files as fast as they are deleted runs into the deadline.
+    fn empty(&mut self, folder: BorrowedFd<'_>, levels: usize) -> Result<(), Stopped> {
+        loop {
+            let names = batch(folder).map_err(Stopped::Error)?;
+            if names.is_empty() {
+                return Ok(());
+            }
+            for name in names {
+                if Instant::now() > self.until {
+                    return Err(Stopped::OutOfTime);
+                }
+                match unlinkat(folder, name.as_slice(), AtFlags::empty()) {
+                    Ok(()) => self.count += 1,
+                    Err(Errno::NOENT) => {}
+                    // A folder says one or the other, by kernel.
+                    Err(Errno::ISDIR | Errno::PERM) => self.remove_folder(folder, &name, levels)?,
+                    Err(error) => return Err(Stopped::Error(error)),
+                }
+            }
+        }
+    }
+
+    fn remove_folder(&mut self, parent: BorrowedFd<'_>, name: &[u8], levels: usize) -> Result<(), Stopped> {
+        if levels == 0 {
+            // Its name is one that no listing shows, in case that the time runs out here.
+            self.hoisted += 1;
+            let up = format!("{PART_PREFIX}{}-{}", std::process::id(), self.hoisted);
+            return renameat(parent, name, self.top, up.as_str()).map_err(Stopped::Error);
+        }
+        match read_folder(parent, name) {
+            Ok(folder) => self.empty(folder.as_fd(), levels - 1)?,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(Stopped::Error(error)),
+        }
+        match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+            Ok(()) => self.count += 1,
+            // Filled again or gone meanwhile: the next batch sees which.
+            Err(Errno::NOENT | Errno::NOTEMPTY) => {}
+            Err(error) => return Err(Stopped::Error(error)),
+        }
+        Ok(())
+    }
+}
+
+/// The first names of a folder, read from its start.
+fn batch(folder: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let folder = reopen(folder)?;
+    let mut buffer = [MaybeUninit::uninit(); NAME_BUFFER];
+    let mut entries = RawDir::new(&folder, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            names.push(name.to_vec());
+        }
+        if names.len() == BATCH {
+            break;
+        }
+    }
+    Ok(names)
+}
