@@ -7,16 +7,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{
-    FutureExt as _,
-    future::{BoxFuture, Shared},
-};
 use greenroom_protocol::{RELAY_PREFACE, limits};
 use http_body_util::{Either, Full, combinators::UnsyncBoxBody};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt as _, BufWriter},
+    sync::watch,
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -90,12 +87,11 @@ impl Wire {
     }
 }
 
-type Opening = Shared<BoxFuture<'static, Result<Wire, GuestError>>>;
-
-enum State {
-    Closed,
-    Opening(Opening),
-    Open(Wire),
+/// An attempt to open a connection, and what came of it.
+struct Attempt {
+    outcome: watch::Receiver<Option<Result<Wire, GuestError>>>,
+    /// Goes on while no caller waits, and ends with the link.
+    _task: AbortOnDropHandle<()>,
 }
 
 /// One connection of a [`Guest`](super::Guest), whichever exec stream carries it at the moment.
@@ -103,7 +99,8 @@ pub(super) struct Link {
     engine: Arc<dyn Engine>,
     id: SandboxId,
     windows: Windows,
-    state: Mutex<State>,
+    /// The last one, if any.
+    attempt: Mutex<Option<Attempt>>,
 }
 
 impl Link {
@@ -112,7 +109,7 @@ impl Link {
             engine,
             id,
             windows,
-            state: Mutex::new(State::Closed),
+            attempt: Mutex::new(None),
         }
     }
 
@@ -122,56 +119,71 @@ impl Link {
     /// # Errors
     /// [`GuestError::Lost`], [`GuestError::Protocol`].
     pub(super) async fn wire(&self) -> Result<Wire, GuestError> {
-        let opening = match &mut *self.state() {
-            State::Open(wire) if wire.is_open() => return Ok(wire.clone()),
-            // An attempt whose callers all went away may have come to its end long ago, so what it came to
-            // is used only while it holds.
-            State::Opening(opening) if still_good(opening) => opening.clone(),
-            state @ (State::Closed | State::Opening(_) | State::Open(_)) => {
-                let opening = self.start_opening();
-                *state = State::Opening(opening.clone());
-                opening
+        let mut outcome = {
+            let mut attempt = self.attempt();
+            if let Some(wire) = attempt.as_ref().and_then(Attempt::wire) {
+                return Ok(wire);
+            }
+            match &*attempt {
+                Some(attempt) if attempt.is_under_way() => attempt.outcome.clone(),
+                // What an earlier attempt came to is old news.
+                Some(_) | None => attempt.insert(self.start()).outcome.clone(),
             }
         };
-        let outcome = opening.clone().await;
-        let mut state = self.state();
-        // Another caller may have settled this attempt, and a later one may be under way already.
-        if matches!(&*state, State::Opening(current) if current.ptr_eq(&opening)) {
-            *state = match &outcome {
-                Ok(wire) => State::Open(wire.clone()),
-                Err(_) => State::Closed,
-            };
+        match outcome.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(outcome)) => outcome.clone(),
+            Ok(None) | Err(_) => Err(GuestError::Lost(Lost::broke("opening it broke off"))),
         }
-        outcome
     }
 
     pub(super) fn is_open(&self) -> bool {
-        matches!(&*self.state(), State::Open(wire) if wire.is_open())
+        self.open_wire().is_some()
     }
 
     /// Resolves when the connection that is open now has closed; at once where none is.
     pub(super) async fn closed(&self) {
-        let closed = match &*self.state() {
-            State::Open(wire) => wire.closed.clone(),
-            State::Closed | State::Opening(_) => return,
-        };
-        closed.cancelled().await;
+        if let Some(wire) = self.open_wire() {
+            let closed = wire.closed.clone();
+            drop(wire);
+            closed.cancelled().await;
+        }
     }
 
-    fn start_opening(&self) -> Opening {
+    fn open_wire(&self) -> Option<Wire> {
+        self.attempt().as_ref().and_then(Attempt::wire)
+    }
+
+    fn start(&self) -> Attempt {
         let opening = open(Arc::clone(&self.engine), self.id.clone(), self.windows);
-        // A task, so that it goes on while no caller polls; aborted with its last waiter's link.
-        AbortOnDropHandle::new(tokio::spawn(opening))
-            .map(|outcome| {
-                outcome.unwrap_or_else(|error| Err(GuestError::Lost(Lost::broke(format_args!("{error}")))))
-            })
-            .boxed()
-            .shared()
+        let (tell, outcome) = watch::channel(None);
+        let task = tokio::spawn(async move {
+            let opened = opening.await;
+            tell.send_replace(Some(opened));
+        });
+        Attempt {
+            outcome,
+            _task: AbortOnDropHandle::new(task),
+        }
     }
 
-    /// Locked for look-ups only, and nothing in between can panic with the state half changed.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locked for look-ups only, and nothing in between can panic.
+    fn attempt(&self) -> MutexGuard<'_, Option<Attempt>> {
+        self.attempt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Attempt {
+    /// The connection that it came to, while that is open.
+    fn wire(&self) -> Option<Wire> {
+        match &*self.outcome.borrow() {
+            Some(Ok(wire)) if wire.is_open() => Some(wire.clone()),
+            Some(_) | None => None,
+        }
+    }
+
+    fn is_under_way(&self) -> bool {
+        // Without a sender it broke off.
+        self.outcome.borrow().is_none() && self.outcome.has_changed().is_ok()
     }
 }
 
@@ -182,14 +194,6 @@ impl fmt::Debug for Link {
             .field("windows", &self.windows)
             .field("open", &self.is_open())
             .finish_non_exhaustive()
-    }
-}
-
-fn still_good(opening: &Opening) -> bool {
-    match opening.peek() {
-        None => true,
-        Some(Ok(wire)) => wire.is_open(),
-        Some(Err(_)) => false,
     }
 }
 
