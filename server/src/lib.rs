@@ -21,8 +21,11 @@
 pub mod config;
 pub mod conversation;
 pub mod engine;
+pub mod error;
 pub mod guest;
 pub mod mcp;
+pub mod metrics;
 pub mod pool;
 pub mod sandbox;
 pub mod sessions;
+pub mod state_dir;
