@@ -241,6 +241,10 @@ impl Keeper {
             booting: counts.booting,
             target: self.spec.warm,
             parallel: self.spec.parallel_boots.max(1),
+            free: self
+                .pace
+                .room()
+                .map_or(usize::MAX, |room| self.spec.max.saturating_sub(room.live)),
         };
         let Boots { claims, reserve } = self.pace.boots(demand, now);
         for boot in

@@ -203,6 +203,7 @@ mod tests {
         booting: 0,
         target: 4,
         parallel: 2,
+        free: usize::MAX,
     };
 
     fn failure() -> BootError {

@@ -77,6 +77,8 @@ pub(super) struct Demand {
     pub(super) target: usize,
     /// Boots that may be under way at once.
     pub(super) parallel: usize,
+    /// Slots that the engine had free when it was last asked; a reserve may not take the last.
+    pub(super) free: usize,
 }
 
 /// How many boots to begin.
@@ -90,6 +92,9 @@ pub(super) struct Boots {
 
 /// Claims first, then the reserve, within what may be under way at once. A boot is not bound to its claim:
 /// whatever becomes warm goes to whoever waits longest.
+///
+/// Race: two boots for one free slot would both create, each see the other, and both give up, again and
+/// again. So no more are begun than there are slots; one may always try, as what was seen grows old.
 pub(super) fn boots(demand: &Demand) -> Boots {
     let Demand {
         waiting,
@@ -97,13 +102,13 @@ pub(super) fn boots(demand: &Demand) -> Boots {
         booting,
         target,
         parallel,
+        free,
     } = *demand;
     let supply = warm + booting;
-    let open = parallel.saturating_sub(booting);
-    let claims = waiting.saturating_sub(supply).min(open);
-    let reserve = (waiting + target)
-        .saturating_sub(supply + claims)
-        .min(open - claims);
+    let open = |slots: usize| parallel.min(slots.max(1)).saturating_sub(booting);
+    let claims = waiting.saturating_sub(supply).min(open(free));
+    let left = open(free.saturating_sub(1)).saturating_sub(claims);
+    let reserve = (waiting + target).saturating_sub(supply + claims).min(left);
     Boots { claims, reserve }
 }
 
@@ -134,6 +139,32 @@ mod tests {
                 booting,
                 target,
                 parallel,
+                free: usize::MAX,
+            };
+            assert_eq!(boots(&demand), Boots { claims, reserve }, "{demand:?}");
+        }
+    }
+
+    #[test]
+    fn no_two_boots_for_one_slot() {
+        for (waiting, booting, free, claims, reserve) in [
+            (2, 0, 1, 1, 0),
+            (2, 0, 0, 1, 0),
+            (2, 0, 2, 2, 0),
+            (1, 0, 2, 1, 0),
+            (0, 0, 2, 0, 1),
+            (0, 0, 3, 0, 2),
+            (0, 0, 0, 0, 1),
+            (0, 1, 2, 0, 0),
+            (2, 1, 1, 0, 0),
+        ] {
+            let demand = Demand {
+                waiting,
+                booting,
+                free,
+                warm: 0,
+                target: 4,
+                parallel: 2,
             };
             assert_eq!(boots(&demand), Boots { claims, reserve }, "{demand:?}");
         }
@@ -161,15 +192,17 @@ mod tests {
         #[test]
         fn never_more_boots_than_allowed_or_wanted(
             waiting in 0_usize..40, warm in 0_usize..40, booting in 0_usize..40,
-            target in 0_usize..40, parallel in 0_usize..8,
+            target in 0_usize..40, parallel in 0_usize..8, free in 0_usize..8,
         ) {
-            let Boots { claims, reserve } = boots(&Demand { waiting, warm, booting, target, parallel });
+            let demand = Demand { waiting, warm, booting, target, parallel, free };
+            let Boots { claims, reserve } = boots(&demand);
             prop_assert!(booting + claims + reserve <= parallel.max(booting));
+            prop_assert!(booting + claims + reserve <= free.max(1).max(booting));
             prop_assert!(claims <= waiting);
             prop_assert!(claims + reserve == 0 || warm + booting + claims + reserve <= waiting + target);
             // And enough: an idle pool that lacks something begins something.
-            let lacks = warm + booting < waiting + target && booting < parallel;
-            prop_assert_eq!(lacks, claims + reserve > 0);
+            let lacks = warm + booting < waiting + target && booting == 0 && parallel > 0;
+            prop_assert!(!lacks || claims + reserve > 0);
         }
 
         #[test]

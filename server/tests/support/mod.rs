@@ -13,6 +13,7 @@
 
 pub mod contract;
 pub mod fake_engine;
+pub mod pools;
 
 /// The agent's own scripted kernel: its code is a script of one word a line, on tokio's clock.
 #[path = "../../../sandbox-images/agent/tests/wire/support/kernel.rs"]
