@@ -3,8 +3,25 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
-use greenroom_protocol::{Language, RunError, RunId, Stream, StreamSummary};
+use greenroom_protocol::{AgentConfig, Language, RunError, RunId, Stream, StreamSummary};
 use tokio::sync::mpsc;
+
+use crate::child::Quarters;
+
+mod control;
+mod driver;
+mod python;
+mod shell;
+
+/// The kernels of every image, none of them started. One whose program is missing says so when it is.
+#[must_use]
+pub fn all(config: &AgentConfig, quarters: Quarters) -> Vec<Box<dyn Kernel>> {
+    let quarters = Arc::new(quarters);
+    vec![
+        Box::new(python::Python::kernel(config, Arc::clone(&quarters))),
+        Box::new(shell::Shell::kernel(config, quarters)),
+    ]
+}
 
 /// A language process that the agent drives, one run at a time.
 ///

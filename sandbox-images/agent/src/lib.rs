@@ -11,10 +11,16 @@
 
 mod agent;
 mod changes;
+pub mod child;
+mod descent;
+pub mod errand;
 pub mod files;
+mod images;
 pub mod kernel;
 mod lease;
+mod output;
 pub mod platform;
+mod processes;
 mod runs;
 mod serve;
 mod tenure;

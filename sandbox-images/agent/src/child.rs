@@ -1,0 +1,253 @@
+//! Children: as whom and where they live, how one is started, and how PID 1 leaves none unreaped.
+
+use std::{
+    collections::BTreeSet,
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+    sync::{Mutex, PoisonError},
+};
+
+use greenroom_protocol::AgentConfig;
+use rustix::process::{Pid, WaitOptions, getpid, waitpid};
+use tokio::{
+    process::{ChildStderr, ChildStdin, ChildStdout},
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+};
+
+use crate::processes::{self, State};
+
+/// Where programs are looked for, if the image does not say.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// As whom the agent's children live, and where.
+#[derive(Clone, Debug)]
+pub struct Quarters {
+    uid: Option<u32>,
+    home: PathBuf,
+    work_dir: PathBuf,
+    agent: PathBuf,
+    path: OsString,
+}
+
+impl Quarters {
+    /// Quarters as `config` has them. `agent` is this very program, which does [errands](crate::errand) as
+    /// the guest.
+    #[must_use]
+    pub fn new(config: &AgentConfig, agent: PathBuf) -> Self {
+        let work_dir = PathBuf::from(&config.work_dir);
+        let home = fs::read_to_string("/etc/passwd")
+            .ok()
+            .and_then(|passwd| home_of(&passwd, config.guest_uid.unwrap_or_else(own_uid)))
+            .filter(|home| home.is_dir())
+            .unwrap_or_else(|| work_dir.clone());
+        Self {
+            uid: config.guest_uid,
+            home,
+            work_dir,
+            agent,
+            path: std::env::var_os("PATH").unwrap_or_else(|| PATH.into()),
+        }
+    }
+
+    /// The same with another PATH than the image's, for the children and for finding them.
+    #[must_use]
+    pub fn with_path(mut self, path: impl Into<OsString>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// Where a program is.
+    #[must_use]
+    pub(crate) fn find(&self, program: &str) -> Option<PathBuf> {
+        std::env::split_paths(&self.path)
+            .map(|folder| folder.join(program))
+            .find(|file| {
+                fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+            })
+    }
+
+    /// The conversation's directory.
+    #[must_use]
+    pub fn work_dir(&self) -> &Path {
+        &self.work_dir
+    }
+
+    /// Whether children have another user than the agent, so that it may not look into them.
+    #[must_use]
+    pub fn is_apart(&self) -> bool {
+        self.uid.is_some_and(|uid| uid != own_uid())
+    }
+
+    /// A command that runs as the guest in the work directory, in a process group of its own, with the
+    /// image's environment. Capabilities go with the uid.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(&self.work_dir)
+            .process_group(0)
+            .env("HOME", &self.home)
+            .env("PATH", &self.path)
+            .env("PWD", &self.work_dir);
+        if std::env::var_os("LANG").is_none() {
+            command.env("LANG", "C.UTF-8");
+        }
+        if let Some(uid) = self.uid {
+            // The group goes by the same number, and setting a uid as root drops all others.
+            command.uid(uid).gid(uid);
+        }
+        command
+    }
+
+    /// A command that runs this program again, as the guest.
+    #[must_use]
+    pub(crate) fn agent(&self) -> Command {
+        self.command(&self.agent)
+    }
+}
+
+fn own_uid() -> u32 {
+    rustix::process::getuid().as_raw()
+}
+
+/// The home of a uid by the text of `/etc/passwd`.
+fn home_of(passwd: &str, uid: u32) -> Option<PathBuf> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':').skip(2);
+        let is_theirs = fields.next()?.parse() == Ok(uid);
+        let home = fields.nth(2)?;
+        (is_theirs && home.len() > 1).then(|| PathBuf::from(home))
+    })
+}
+
+/// Children that somebody waits for by pid: what the reaper must not touch.
+static OWNED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+/// Rung when a child has been waited for, since its zombie may have hidden a signal about others.
+static FREED: Notify = Notify::const_new();
+
+/// A child that its holder waits for. Killed when dropped.
+#[derive(Debug)]
+pub struct Child {
+    inner: tokio::process::Child,
+    pid: Pid,
+    _owned: Owned,
+}
+
+/// Starts a child.
+///
+/// Nothing in the agent starts a process in another way: the reaper takes what is not known to it.
+///
+/// # Errors
+/// The program could not be started.
+pub fn spawn(command: Command) -> io::Result<Child> {
+    let mut command = tokio::process::Command::from(command);
+    command.kill_on_drop(true);
+    // Held over the spawn: a child that dies at once must be known before the reaper looks.
+    let mut owned = OWNED.lock().unwrap_or_else(PoisonError::into_inner);
+    let inner = command.spawn()?;
+    let pid = inner
+        .id()
+        .and_then(|id| Pid::from_raw(id.cast_signed()))
+        .ok_or_else(|| io::Error::other("a child that was just started has no pid"))?;
+    owned.insert(pid.as_raw_nonzero().get());
+    drop(owned);
+    Ok(Child {
+        inner,
+        pid,
+        _owned: Owned(pid),
+    })
+}
+
+impl Child {
+    /// Its pid, which is that of its process group as well. Another's only after it was waited for.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Waits for its end. Cancel safe; later calls answer the same.
+    ///
+    /// # Errors
+    /// The system has lost it.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.inner.wait().await
+    }
+
+    /// The writing end of its standard input, once, if that was piped.
+    pub fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.inner.stdin.take()
+    }
+
+    /// The reading end of its standard output, once, if that was piped.
+    pub fn take_stdout(&mut self) -> Option<ChildStdout> {
+        self.inner.stdout.take()
+    }
+
+    /// The reading end of its standard error, once, if that was piped.
+    pub fn take_stderr(&mut self) -> Option<ChildStderr> {
+        self.inner.stderr.take()
+    }
+
+    /// Sends it SIGKILL; an ended one is left alone.
+    pub fn kill(&mut self) {
+        // An error means that it has ended, which is what was wanted.
+        drop(self.inner.start_kill());
+    }
+}
+
+/// A pid in [`OWNED`].
+#[derive(Debug)]
+struct Owned(Pid);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let mut owned = OWNED.lock().unwrap_or_else(PoisonError::into_inner);
+        owned.remove(&self.0.as_raw_nonzero().get());
+        drop(owned);
+        FREED.notify_one();
+    }
+}
+
+/// Reaps what was left to PID 1 for as long as it is polled; children of [`spawn`] are left to their
+/// holders.
+///
+/// # Errors
+/// The system does not deliver SIGCHLD.
+pub async fn reap_orphans() -> io::Result<std::convert::Infallible> {
+    let mut ended = signal(SignalKind::child())?;
+    loop {
+        reap();
+        tokio::select! {
+            _ = ended.recv() => {}
+            () = FREED.notified() => {}
+        }
+    }
+}
+
+fn reap() {
+    let owned = OWNED.lock().unwrap_or_else(PoisonError::into_inner);
+    let own = getpid().as_raw_nonzero().get();
+    for process in processes::all() {
+        if process.parent == own && process.state == State::Zombie && !owned.contains(&process.pid) {
+            // Somebody else may have been quicker; then there is nothing left to do.
+            let _ = waitpid(Pid::from_raw(process.pid), WaitOptions::NOHANG);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn homes_are_found_by_uid() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nbad line\nsandbox:x:65532:65532::/home/sandbox:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n";
+        assert_eq!(home_of(passwd, 65_532), Some("/home/sandbox".into()));
+        assert_eq!(home_of(passwd, 65_534), None, "the root directory is no home");
+        assert_eq!(home_of(passwd, 1000), None);
+    }
+}

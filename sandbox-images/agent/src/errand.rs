@@ -1,0 +1,70 @@
+//! Errands: what the agent has this same program do as the guest, with the guest's rights and no others.
+
+use std::{
+    ffi::OsStr,
+    path::Path,
+    process::{Command, ExitCode},
+};
+
+use crate::{child::Quarters, descent, images, output};
+
+/// The first argument of this program when it is on an errand.
+pub const ERRAND: &str = "errand";
+
+/// What there is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Errand {
+    /// `image PATH`: an image file, made small enough to send, to standard output.
+    Image,
+    /// `spill PATH`: standard input into a file.
+    Spill,
+    /// `descent TAG [PID]`: ends a kernel's descent.
+    Descent,
+}
+
+impl Errand {
+    const ALL: [Self; 3] = [Self::Image, Self::Spill, Self::Descent];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Spill => "spill",
+            Self::Descent => "descent",
+        }
+    }
+}
+
+impl Quarters {
+    /// The command for an errand.
+    pub(crate) fn errand<A: AsRef<OsStr>>(
+        &self,
+        errand: Errand,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Command {
+        let mut command = self.agent();
+        command.arg(ERRAND).arg(errand.name()).args(arguments);
+        command
+    }
+}
+
+/// Does the errand that stands behind [`ERRAND`] on the command line.
+#[must_use]
+pub fn main(arguments: &[String]) -> ExitCode {
+    let errand = arguments
+        .first()
+        .and_then(|name| Errand::ALL.into_iter().find(|errand| errand.name() == name));
+    let done = match (errand, arguments.get(1)) {
+        (Some(Errand::Image), Some(path)) => images::errand(Path::new(path)).is_ok(),
+        (Some(Errand::Spill), Some(path)) => output::spill_errand(Path::new(path)).is_ok(),
+        (Some(Errand::Descent), Some(tag)) => {
+            let root = arguments.get(2).and_then(|pid| pid.parse().ok());
+            descent::errand(tag, root)
+        }
+        _ => false,
+    };
+    if done {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

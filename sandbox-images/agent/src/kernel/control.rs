@@ -1,0 +1,153 @@
+//! Stopping what a kernel does, from another task: interrupt and kill.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::KernelControl;
+use crate::{child::Quarters, descent};
+
+/// A kernel's handle for other tasks, and what it knows of the process behind it.
+#[derive(Debug)]
+pub(super) struct Control {
+    quarters: Arc<Quarters>,
+    state: Mutex<State>,
+    tags: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    process: Option<Incarnation>,
+    phase: Phase,
+    /// SIGINT was sent, or is wanted, in the current run.
+    interrupted: bool,
+    killed: bool,
+}
+
+/// One life of a kernel's process, and the mark of everything that descends from it.
+#[derive(Clone, Debug)]
+pub(super) struct Incarnation {
+    pub(super) tag: String,
+    pub(super) pid: Option<Pid>,
+}
+
+/// Where a kernel's process is in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// There is nothing to interrupt.
+    #[default]
+    Between,
+    /// The code is on its way: an interrupt has to wait for it.
+    Sent,
+    /// The code runs.
+    Running,
+}
+
+impl Control {
+    pub(super) fn new(quarters: Arc<Quarters>) -> Self {
+        Self {
+            quarters,
+            state: Mutex::default(),
+            tags: AtomicU64::new(0),
+        }
+    }
+
+    /// The mark of a process that is about to start, random, so that guest code cannot prepare for it.
+    pub(super) fn next_tag(&self) -> String {
+        let mut random = [0; 8];
+        // Without randomness the count alone still tells incarnations apart.
+        let _ = getrandom::fill(&mut random);
+        let count = self.tags.fetch_add(1, Ordering::Relaxed);
+        format!("{count}-{:016x}", u64::from_ne_bytes(random))
+    }
+
+    /// A process has started. Answers the one before, if not everything of it is known to be gone.
+    pub(super) fn started(&self, process: Incarnation) {
+        let mut state = self.lock();
+        *state = State {
+            process: Some(process),
+            ..State::default()
+        };
+    }
+
+    /// The process was waited for: its pid is nobody's from now on, or somebody else's. Answers whether it
+    /// was killed from here.
+    pub(super) fn ended(&self) -> bool {
+        let mut state = self.lock();
+        if let Some(process) = &mut state.process {
+            process.pid = None;
+        }
+        state.phase = Phase::Between;
+        state.killed
+    }
+
+    /// What may be left of the last process, once.
+    pub(super) fn take(&self) -> Option<Incarnation> {
+        self.lock().process.take()
+    }
+
+    /// The run has got further. Sends the interrupt that was waiting for it.
+    pub(super) fn enter(&self, phase: Phase) {
+        let mut state = self.lock();
+        state.phase = phase;
+        if phase == Phase::Sent {
+            state.interrupted = false;
+        }
+        if phase == Phase::Running && state.interrupted {
+            state.signal();
+        }
+    }
+
+    /// Whether the current or last run was interrupted.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.lock().interrupted
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// To the whole group, as a terminal does: a program that the code waits for stops as well.
+    fn signal(&self) {
+        if let Some(pid) = self.process.as_ref().and_then(|process| process.pid) {
+            // The group may be gone; then there is nothing to interrupt.
+            let _ = kill_process_group(pid, Signal::INT);
+        }
+    }
+}
+
+impl KernelControl for Control {
+    fn interrupt(&self) {
+        let mut state = self.lock();
+        match state.phase {
+            Phase::Between => {}
+            Phase::Sent => state.interrupted = true,
+            Phase::Running => {
+                state.interrupted = true;
+                state.signal();
+            }
+        }
+    }
+
+    fn kill(&self) {
+        let mut state = self.lock();
+        state.killed = true;
+        let Some(process) = state.process.clone() else {
+            return;
+        };
+        if let Some(pid) = process.pid {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+        drop(state);
+        let quarters = Arc::clone(&self.quarters);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let root = process.pid.map(|pid| pid.as_raw_nonzero().get());
+            drop(runtime.spawn(async move { descent::end_from(&quarters, &process.tag, root).await }));
+        }
+    }
+}

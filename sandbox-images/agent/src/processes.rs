@@ -1,0 +1,109 @@
+//! The process table, as `/proc` shows it.
+
+use std::fs;
+
+/// One process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    pub(crate) parent: i32,
+    pub(crate) state: State,
+    /// Clock ticks since boot: with the pid, it names a process for good.
+    pub(crate) started: u64,
+}
+
+/// All that matters of a process's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Alive,
+    /// Dead, and not yet waited for.
+    Zombie,
+}
+
+/// Every process that can be seen now.
+pub(crate) fn all() -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| {
+            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            // One that ended between the listing and this look is no loss.
+            parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        })
+        .collect()
+}
+
+/// Whether a process was started with `tag`, a whole `NAME=value`, in its environment. False where that may
+/// not be looked at.
+pub(crate) fn carries(pid: i32, tag: &[u8]) -> bool {
+    fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|environ| environ.split(|&byte| byte == 0).any(|entry| entry == tag))
+}
+
+/// Resident bytes of a process, if it can be seen.
+pub(crate) fn resident(pid: i32) -> Option<u64> {
+    kib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:")
+}
+
+/// Bytes of memory that the machine has, or that its limit leaves it.
+pub(crate) fn machine_memory() -> Option<u64> {
+    kib(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
+/// The value of a line such as `VmRSS:   1024 kB`, in bytes.
+fn kib(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = value.split_whitespace().next()?.parse().ok()?;
+    Some(kib << 10)
+}
+
+/// Reads a line of `/proc/<pid>/stat`. The name in it may hold anything, spaces and brackets included.
+fn parse(pid: i32, stat: &str) -> Option<Process> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let state = match fields.next()? {
+        "Z" | "X" => State::Zombie,
+        _ => State::Alive,
+    };
+    let parent = fields.next()?.parse().ok()?;
+    let started = fields.nth(17)?.trim().parse().ok()?;
+    Some(Process {
+        pid,
+        parent,
+        state,
+        started,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_forge_the_other_fields() {
+        let stat = "7 (a) Z 1 (b) S 3 7 7 0 -1 4194304 106 0 0 0 0 0 0 0 20 0 1 0 212862 3092480 437\n";
+        assert_eq!(
+            parse(7, stat),
+            Some(Process {
+                pid: 7,
+                parent: 3,
+                state: State::Alive,
+                started: 212_862
+            })
+        );
+        assert_eq!(parse(7, "7 (cat"), None);
+    }
+
+    #[test]
+    fn this_process_is_in_the_table() {
+        let own = std::process::id().cast_signed();
+        assert!(
+            all()
+                .iter()
+                .any(|process| process.pid == own && process.state == State::Alive)
+        );
+        assert!(resident(own).is_some_and(|bytes| bytes > 100_000));
+        assert!(machine_memory().is_some_and(|bytes| bytes > 1 << 20));
+    }
+}
