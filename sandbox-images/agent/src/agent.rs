@@ -58,7 +58,7 @@ impl Agent {
             runs,
             platform: parts.platform,
             connections: watch::Sender::new(0),
-            ended: watch::Sender::new(None),
+            phase: watch::Sender::new(Phase::Serving),
         });
         let guardian = tokio::spawn(guard(Arc::clone(&shared), owners));
         Self(Arc::new(Inner {
@@ -81,10 +81,16 @@ impl Agent {
     /// Waits until the agent has ended: kernels dead, last answers read or given up. PID 1 exits then with
     /// [`EndReason::exit_code`]. Cancel safe.
     pub async fn ended(&self) -> EndReason {
-        let mut ended = self.0.shared.ended.subscribe();
-        let ended = ended.wait_for(Option::is_some).await;
-        // Were there neither a reason nor a sender, that would be a failure of ours.
-        ended.ok().and_then(|reason| *reason).unwrap_or(EndReason::Failed)
+        let mut phase = self.0.shared.phase.subscribe();
+        loop {
+            if let Phase::Ended(reason) = *phase.borrow_and_update() {
+                return reason;
+            }
+            if phase.changed().await.is_err() {
+                // The sender is in `self`; were it gone, that would be a failure of ours.
+                return EndReason::Failed;
+            }
+        }
     }
 }
 
@@ -105,10 +111,28 @@ pub(crate) struct Shared {
     pub(crate) runs: Runs,
     platform: Platform,
     connections: watch::Sender<usize>,
-    ended: watch::Sender<Option<EndReason>>,
+    phase: watch::Sender<Phase>,
+}
+
+/// How far the agent's own end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Calls are answered; once the lease has ended, with that.
+    Serving,
+    /// Nothing runs any more: connections carry their last answers away and close.
+    Draining,
+    /// Nothing is left to wait for.
+    Ended(EndReason),
 }
 
 impl Shared {
+    /// Waits until connections should close.
+    pub(crate) async fn draining(&self) {
+        let mut phase = self.phase.subscribe();
+        // The sender is in `self`, so this cannot be an error.
+        drop(phase.wait_for(|phase| *phase != Phase::Serving).await);
+    }
+
     /// The agent's first answer.
     pub(crate) fn hello(&self) -> Hello {
         let boot = self.runs.boot().borrow().clone();
@@ -151,12 +175,13 @@ async fn guard(shared: Arc<Shared>, owners: Owners) {
             // An owner that panicked is over too.
             drop(owner.await);
         }
+        shared.phase.send_replace(Phase::Draining);
         let mut connections = shared.connections.subscribe();
         drop(connections.wait_for(|n| *n == 0).await);
     };
     // Out of time: what is still open goes down with PID 1.
     drop(timeout(WIND_DOWN, wind_down).await);
-    shared.ended.send_replace(Some(reason));
+    shared.phase.send_replace(Phase::Ended(reason));
 }
 
 /// Random per start; the clock would do where the system has no randomness to give.

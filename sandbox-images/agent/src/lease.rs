@@ -293,3 +293,256 @@ impl Bound {
 pub(crate) fn whole_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use greenroom_protocol::RestartReason;
+    use proptest::prelude::*;
+
+    /// What happens to a lease, and at which second.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        ChannelOpened,
+        ChannelClosed,
+        /// By the session of this letter, with this idle time in seconds.
+        Grant(char, u64),
+        Opened,
+        Closed,
+        Told,
+        /// Only if idle for so many seconds.
+        End(Option<u64>),
+        Look,
+    }
+    use Step::{ChannelClosed, ChannelOpened, Closed, End, Grant, Look, Opened, Told};
+
+    const UNBOUND: Duration = Duration::from_secs(30);
+    const LIFETIME: Duration = Duration::from_secs(100);
+
+    fn request(letter: char, idle: u64, restarted: Option<RestartReason>) -> LeaseRequest {
+        LeaseRequest {
+            key: KeyDigest(letter.to_string()),
+            idle_ms: idle * 1000,
+            lifetime_ms: LIFETIME.as_millis() as u64,
+            restarted,
+        }
+    }
+
+    /// Takes a step and answers what was said, in a word.
+    fn take(lease: &mut Lease, step: Step, now: Instant) -> String {
+        let said = match step {
+            ChannelOpened => {
+                lease.channel_opened(now);
+                Ok(None)
+            }
+            ChannelClosed => {
+                lease.channel_closed(now);
+                Ok(None)
+            }
+            Grant(letter, idle) => lease.grant(&request(letter, idle, None), now).map(Some),
+            Opened => lease.opened(now).map(Some),
+            Closed => {
+                lease.closed(now);
+                Ok(None)
+            }
+            Told => lease.told(now).map(|()| None),
+            End(idle) => lease
+                .end(EndReason::Reset, idle.map(Duration::from_secs), now)
+                .map(|()| None),
+            Look => lease.standing(now).map(Some),
+        };
+        match said {
+            Ok(Some(standing)) => format!("{standing:?}").to_lowercase(),
+            Ok(None) => "ok".to_owned(),
+            Err(LeaseError::Ending(reason)) => reason.as_str().to_owned(),
+            Err(other) => format!("{other:?}").to_lowercase(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn steps_and_answers() {
+        let start = Instant::now();
+        for (name, steps) in [
+            (
+                "alone it ends, and a channel keeps it",
+                &[
+                    (29, ChannelOpened, "ok"),
+                    (500, Look, "unbound"),
+                    (500, ChannelOpened, "ok"),
+                    (501, ChannelClosed, "ok"),
+                    (600, ChannelClosed, "ok"),
+                    (629, Look, "unbound"),
+                    (630, Look, "unbound"),
+                    (630, ChannelOpened, "ok"),
+                    (631, Look, "unbound"),
+                ][..],
+            ),
+            (
+                "nobody ever came",
+                &[(30, ChannelOpened, "ok"), (31, Look, "unbound")],
+            ),
+            (
+                "bound to one key",
+                &[
+                    (1, Grant('a', 10), "new"),
+                    (2, Grant('b', 10), "otherkey"),
+                    (3, Grant('a', 10), "new"),
+                    (4, Told, "ok"),
+                    (5, Grant('a', 10), "existing"),
+                    (14, Look, "existing"),
+                    (15, Look, "idle"),
+                    (16, Grant('a', 10), "idle"),
+                ],
+            ),
+            (
+                "looks do not restart the clock, grants do",
+                &[
+                    (0, Grant('a', 10), "new"),
+                    (9, Look, "new"),
+                    (9, Told, "ok"),
+                    (9, Grant('a', 20), "existing"),
+                    (28, Look, "existing"),
+                    (29, Opened, "idle"),
+                ],
+            ),
+            (
+                "the clock stands while anything is open",
+                &[
+                    (0, Grant('a', 10), "new"),
+                    (5, Opened, "new"),
+                    (6, Opened, "new"),
+                    (20, Closed, "ok"),
+                    (60, Look, "new"),
+                    (60, Closed, "ok"),
+                    (69, Look, "new"),
+                    (70, Look, "idle"),
+                ],
+            ),
+            (
+                "the lifetime stands for nobody",
+                &[
+                    (1, Grant('a', 1000), "new"),
+                    (50, Opened, "new"),
+                    (99, Grant('a', 1000), "new"),
+                    (100, Look, "new"),
+                    (101, Look, "lifetime"),
+                    (101, Closed, "ok"),
+                ],
+            ),
+            (
+                "a channel that closes does not end a session",
+                &[
+                    (0, ChannelOpened, "ok"),
+                    (0, Grant('a', 90), "new"),
+                    (1, ChannelClosed, "ok"),
+                    (89, Look, "new"),
+                ],
+            ),
+            (
+                "ended on request, if idle for so long",
+                &[
+                    (0, End(None), "unbound"),
+                    (0, Grant('a', 50), "new"),
+                    (5, End(Some(6)), "notidle"),
+                    (5, Opened, "new"),
+                    (20, End(Some(0)), "notidle"),
+                    (20, Closed, "ok"),
+                    (26, End(Some(6)), "ok"),
+                    (27, End(None), "reset"),
+                    (99, Look, "reset"),
+                ],
+            ),
+            (
+                "reset does not wait for anybody",
+                &[
+                    (0, Grant('a', 50), "new"),
+                    (1, Opened, "new"),
+                    (2, End(None), "ok"),
+                    (3, Closed, "ok"),
+                    (3, Look, "reset"),
+                ],
+            ),
+        ] {
+            let mut lease = Lease::new(UNBOUND, start);
+            for (at, step, said) in steps {
+                let now = start + Duration::from_secs(*at);
+                assert_eq!(take(&mut lease, *step, now), *said, "{name}: {step:?} at {at}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn news_of_a_loss_replaces_new_and_nothing_else() {
+        let now = Instant::now();
+        let (idle, reset) = (Some(RestartReason::Idle), Some(RestartReason::Reset));
+        let restarted = |reason: Option<RestartReason>| reason.map(|reason| Standing::Restarted { reason });
+        for (first, told, second, standing) in [
+            (None, false, idle, restarted(idle)),
+            (None, true, idle, Some(Standing::Existing)),
+            (idle, false, reset, restarted(idle)),
+            (idle, false, None, restarted(idle)),
+            (idle, true, None, Some(Standing::Existing)),
+        ] {
+            let mut lease = Lease::new(UNBOUND, now);
+            lease.grant(&request('a', 9, first), now).unwrap();
+            if told {
+                lease.told(now).unwrap();
+            }
+            let found = lease.grant(&request('a', 9, second), now).unwrap();
+            assert_eq!(Some(found), standing, "{first:?} {told} {second:?}");
+        }
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            Just(ChannelOpened),
+            Just(ChannelClosed),
+            (prop_oneof![Just('a'), Just('b')], 1..60_u64).prop_map(|(key, idle)| Grant(key, idle)),
+            Just(Opened),
+            Just(Closed),
+            Just(Told),
+            proptest::option::of(0..20_u64).prop_map(End),
+            Just(Look),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens: nothing leaves `Ending`, and who sleeps until `next_check`, and looks again
+        /// whenever the revision changes, learns of an end at the very moment that time decides it.
+        #[test]
+        fn a_guardian_that_sleeps_misses_no_end(steps in proptest::collection::vec((0..40_u64, step()), 1..40)) {
+            let start = Instant::now();
+            let mut lease = Lease::new(UNBOUND, start);
+            let mut now = start;
+            let mut wakes = lease.next_check(now);
+            let mut ended = None;
+            for (pause, step) in steps {
+                let until = now + Duration::from_secs(pause);
+                // Second by second: the guardian asks when it is due, everybody else could ask at any time.
+                while now < until {
+                    now += Duration::from_secs(1);
+                    let truth = match lease.view(now) {
+                        LeaseState::Ending(Ended { reason }) => Some(reason),
+                        LeaseState::Unbound | LeaseState::Bound(_) => None,
+                    };
+                    if truth.is_some() && ended.is_none() {
+                        prop_assert!(wakes.is_some_and(|at| at <= now), "slept through {truth:?}");
+                    }
+                    if let Some(reason) = ended {
+                        prop_assert_eq!(truth, Some(reason), "an end was taken back");
+                    }
+                    ended = truth;
+                    if wakes.is_some_and(|at| at <= now) {
+                        wakes = lease.next_check(now);
+                    }
+                }
+                let revision = lease.revision();
+                take(&mut lease, step, now);
+                ended = lease.settle(now).or(ended);
+                if lease.revision() != revision {
+                    wakes = lease.next_check(now);
+                }
+            }
+        }
+    }
+}

@@ -21,6 +21,7 @@ mod lease;
 mod output;
 pub mod platform;
 mod processes;
+pub mod relay;
 mod runs;
 mod serve;
 mod tenure;

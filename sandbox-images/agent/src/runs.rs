@@ -32,13 +32,13 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+pub(crate) use self::log::{Follower, Piece};
 use self::{
     known::{Known, Lookup},
-    lane::Lane,
+    lane::{Enqueue, Lane},
     log::Log,
     owner::Owner,
 };
-pub(crate) use self::{lane::Enqueue, log::Follower};
 use crate::{
     agent::lock,
     kernel::Kernel,

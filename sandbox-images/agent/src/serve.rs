@@ -1,8 +1,9 @@
 //! The agent's HTTP/2 surface: one connection, its routes, and how each answer is made.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::Pin, sync::Arc, task, time::Duration};
 
 use bytes::Bytes;
+use futures_util::Stream;
 use greenroom_protocol::{
     EndReason, Ended, KeyDigest, LeaseGrant, LeaseRequest, Refusal, RefusalKind, RunRequest,
     limits::{
@@ -10,8 +11,8 @@ use greenroom_protocol::{
         WAIT_SECS,
     },
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
-use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE, uri::Authority};
+use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Frame, Incoming},
     server::conn::http2,
@@ -27,7 +28,8 @@ use tokio::{
 use crate::{
     agent::Shared,
     lease::{Lease, LeaseError, millis},
-    runs::{Follower, RunsError},
+    runs::{Follower, Piece, RunsError},
+    tunnel,
 };
 
 /// What answers carry.
@@ -69,7 +71,7 @@ where
     tokio::select! {
         // A connection that breaks is how channels end: there is nobody to tell.
         _ = connection.as_mut() => return,
-        _ = shared.tenure.ended() => {}
+        () = shared.draining() => {}
     }
     connection.as_mut().graceful_shutdown();
     // As above; what is not read by now will not be.
@@ -84,6 +86,9 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Bo
 }
 
 async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    if request.method() == Method::CONNECT {
+        return tunnel(shared, request).await;
+    }
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
         (&Method::GET, "/") => hello(shared, &query(&request)?).await,
@@ -133,17 +138,70 @@ fn follow(shared: &Arc<Shared>, id: &str, query: &Query) -> Result<Response<Body
     Ok(events(shared.runs.follow(id, from, query.wait()?)?))
 }
 
+/// Opens a byte tunnel; it holds the lease open until it closes or the sandbox ends.
+async fn tunnel(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    let authority = request.uri().authority().map(Authority::as_str);
+    let port = tunnel::port_of(authority.unwrap_or_default())?;
+    let activity = shared.tenure.open()?;
+    let mut inside = tunnel::connect(port).await?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let _activity = activity;
+        // The caller is gone before it had its answer: nobody to carry bytes for.
+        let Ok(outside) = upgrade.await else { return };
+        let mut outside = TokioIo::new(outside);
+        tokio::select! {
+            // Either side broke or both closed: the tunnel is over and both are dropped.
+            _ = tunnel::splice(&mut outside, &mut inside) => {}
+            _ = shared.tenure.ended() => {}
+        }
+    });
+    Ok(empty(StatusCode::OK))
+}
+
 /// A run's events as they come.
 fn events(follower: Follower) -> Response<Body> {
     let pieces = futures_util::stream::unfold(follower, async |mut follower| {
         let piece = follower.next().await?;
-        Some((Ok(Frame::data(piece)), follower))
+        Some((piece, follower))
     });
-    let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
+    let body = EventBody {
+        pieces: Box::pin(pieces),
+        over: false,
+    };
+    let mut response = Response::new(body.boxed_unsync());
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     response
+}
+
+/// Knows which piece is the last one, so that no empty frame has to say it.
+struct EventBody {
+    pieces: Pin<Box<dyn Stream<Item = Piece> + Send>>,
+    over: bool,
+}
+
+impl hyper::body::Body for EventBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> task::Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.over {
+            return task::Poll::Ready(None);
+        }
+        let piece = task::ready!(self.pieces.as_mut().poll_next(context));
+        self.over = piece.as_ref().is_none_or(|piece| piece.last);
+        task::Poll::Ready(piece.map(|piece| Ok(Frame::data(piece.bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.over
+    }
 }
 
 async fn lease(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
@@ -168,8 +226,9 @@ async fn lease(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
 async fn lease_view(shared: &Arc<Shared>, query: &Query) -> Result<Response<Body>, Refused> {
     if let Some(wait) = query.wait()? {
         let mut changes = shared.tenure.changes();
-        changes.borrow_and_update();
-        shared.tenure.with(Lease::standing)?;
+        if let Some(reason) = shared.tenure.with(Lease::settle) {
+            return Err(Refused::Ended(reason));
+        }
         // Out of time or changed: either way what stands now is the answer.
         let _ = timeout_at(Instant::now() + wait, changes.changed()).await;
     }
@@ -243,6 +302,12 @@ impl From<LeaseError> for Refused {
                 refuse(RefusalKind::Conflict, error.to_string())
             }
         }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refusal(refusal)
     }
 }
 

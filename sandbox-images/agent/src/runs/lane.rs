@@ -43,7 +43,7 @@ pub(super) enum Behind {
 
 /// What became of a run that wanted into the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Enqueue {
+pub(super) enum Enqueue {
     Queued,
     Full,
     /// The image has no such program.

@@ -87,7 +87,7 @@ impl Inner {
     }
 
     /// What is there from line `next` on, gathered, and the number after it.
-    fn gather(&self, next: usize) -> Option<(Bytes, usize)> {
+    fn gather(&self, next: usize) -> Option<(Piece, usize)> {
         let lines = self.lines.get(next..).filter(|lines| !lines.is_empty())?;
         let mut size = 0;
         let count = lines
@@ -98,15 +98,27 @@ impl Inner {
             })
             .count()
             .max(1);
-        if count == 1 {
-            return Some((lines[0].clone(), next + 1));
-        }
-        let mut piece = BytesMut::with_capacity(size.min(GATHER));
-        lines[..count]
-            .iter()
-            .for_each(|line| piece.extend_from_slice(line));
-        Some((piece.freeze(), next + count))
+        let bytes = if count == 1 {
+            lines[0].clone()
+        } else {
+            let mut bytes = BytesMut::with_capacity(size.min(GATHER));
+            lines[..count]
+                .iter()
+                .for_each(|line| bytes.extend_from_slice(line));
+            bytes.freeze()
+        };
+        let last = self.closed && count == lines.len();
+        Some((Piece { bytes, last }, next + count))
     }
+}
+
+/// Whole lines, one or more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// The lines.
+    pub(crate) bytes: Bytes,
+    /// Whether the log ends with them.
+    pub(crate) last: bool,
 }
 
 /// Somebody who reads a log. Dropping it changes nothing for the run.
@@ -128,7 +140,7 @@ impl Follower {
     }
 
     /// The next lines, as many as there are and fit; `None` at the end or when time is over.
-    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+    pub(crate) async fn next(&mut self) -> Option<Piece> {
         loop {
             // Enabled before the look, so that an event pushed in between is not missed.
             let mut more = std::pin::pin!(self.log.more.notified());
@@ -192,8 +204,9 @@ mod tests {
         })
     }
 
-    fn seqs(piece: &Bytes) -> Vec<u64> {
+    fn seqs(piece: &Piece) -> Vec<u64> {
         piece
+            .bytes
             .split_inclusive(|b| *b == b'\n')
             .map(|line| serde_json::from_slice::<RunEvent>(line).unwrap().seq)
             .collect()
@@ -205,7 +218,8 @@ mod tests {
         log.push([queued(0), queued(1)]);
         let mut early = Follower::new(Arc::clone(&log), 0, None);
         let mut late = Follower::new(Arc::clone(&log), 3, None);
-        assert_eq!(seqs(&early.next().await.unwrap()), [0, 1]);
+        let piece = early.next().await.unwrap();
+        assert_eq!((seqs(&piece), piece.last), (vec![0, 1], false));
         let waits = tokio::spawn(async move { (late.next().await, late.next().await) });
         tokio::task::yield_now().await;
         log.push([queued(2), queued(3)]);
@@ -213,7 +227,8 @@ mod tests {
         assert_eq!(seqs(&early.next().await.unwrap()), [2, 3, 4]);
         assert_eq!(early.next().await, None);
         let (piece, end) = waits.await.unwrap();
-        assert_eq!(seqs(&piece.unwrap()), [3, 4]);
+        let piece = piece.unwrap();
+        assert_eq!((seqs(&piece), piece.last), (vec![3, 4], true));
         assert_eq!(end, None);
     }
 

@@ -26,8 +26,8 @@ pub(crate) enum Start {
 }
 
 /// What the code's lines do:
-/// `print TEXT`, `result TEXT`, `wait MS` and `hold` (until interrupted), `deaf` (until killed), `raise`,
-/// `exit`, `panic`.
+/// `print TEXT`, `result TEXT`, `wait MS` and `hold` (until interrupted), `deaf` (until killed), `tough` (as
+/// deaf, and takes half a second to die), `raise`, `exit`.
 #[derive(Debug)]
 pub(crate) struct Scripted {
     language: Language,
@@ -101,10 +101,10 @@ impl Scripted {
             }
             "result" => end.result = Some(rest.to_owned()),
             "wait" => sleep(Duration::from_millis(rest.parse().unwrap())).await,
-            "hold" | "deaf" => std::future::pending().await,
+            "hold" | "deaf" | "tough" => std::future::pending().await,
             "raise" => *end = failed(Ending::Error, "ValueError", rest),
             "exit" => *end = failed(Ending::Died, "exit", rest),
-            "panic" => panic!("scripted"),
+            "" => {}
             _ => panic!("no such line: {line}"),
         }
     }
@@ -169,15 +169,18 @@ impl Kernel for Scripted {
             error: None,
             ..failed(Ending::Ok, "", "")
         };
-        for line in run.code.lines() {
+        for line in run.code.lines().map(str::trim) {
             self.note(line);
             let mut seen = self.seen.clone();
-            let deaf = line == "deaf";
+            let deaf = matches!(line, "deaf" | "tough");
             let stopped = tokio::select! {
                 () = self.line(line, &mut end, events) => None,
                 signal = Self::stopped(&mut seen, deaf) => Some(signal),
             };
             if let Some(signal) = stopped {
+                if line == "tough" {
+                    sleep(Duration::from_millis(500)).await;
+                }
                 end = if signal == Signal::Kill {
                     failed(Ending::Died, "killed", "signal 9")
                 } else {

@@ -8,7 +8,7 @@ use greenroom_protocol::{AgentConfig, Language, LeaseRequest, Platform};
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::{
-    client::{Answer, Client, Events},
+    client::{Answer, Client, run},
     kernel::{Scripted, Start},
 };
 

@@ -1,0 +1,122 @@
+//! `greenroom-agent`: arguments in, exit code out; what it does is the library's.
+//!
+//! | command | is |
+//! |---|---|
+//! | `init JSON` | PID 1 of a sandbox, until its lease ends; exits with that reason's code |
+//! | `relay [SOCKET]` | one end of a channel, on standard input and output |
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::{fd::AsFd, unix::fs::PermissionsExt},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use greenroom_agent::{Agent, Parts, platform, relay};
+use greenroom_protocol::{AgentConfig, EndReason, SOCKET_PATH};
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
+
+/// The exit code of wrong arguments, as in sysexits.h.
+const USAGE: u8 = 64;
+/// As a shell would report it: ended by SIGTERM.
+const TERMINATED: u8 = 143;
+/// Between two attempts to accept a connection while the system refuses.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
+    match arguments.as_slice() {
+        [command, config] if *command == "init" => report(init(config), EndReason::Failed.exit_code()),
+        [command] if *command == "relay" => report(run_relay(Path::new(SOCKET_PATH)), 1),
+        [command, socket] if *command == "relay" => report(run_relay(Path::new(socket)), 1),
+        _ => {
+            eprintln!("usage: greenroom-agent init JSON | relay [SOCKET]");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Nobody reads a sandbox's standard error but whoever looks into a failed start or runs this by hand.
+fn report(result: anyhow::Result<ExitCode>, failure: u8) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("greenroom-agent: {error:#}");
+        ExitCode::from(failure)
+    })
+}
+
+fn run_relay(socket: &Path) -> anyhow::Result<ExitCode> {
+    // Files instead of std's handles, which buffer and lock.
+    let input = fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let output = fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    relay::run(input, output, socket)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn init(config: &OsStr) -> anyhow::Result<ExitCode> {
+    let config = config.to_str().context("the configuration is not UTF-8")?;
+    let config: AgentConfig = serde_json::from_str(config).context("the configuration does not fit")?;
+    // One thread: a sandbox has about one processor, and a run is a matter of passing bytes on.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    let code = runtime.block_on(serve(&config));
+    // What still runs goes down with this process; waiting for it could take for ever.
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve(config: &AgentConfig) -> anyhow::Result<ExitCode> {
+    let listener = listen(Path::new(&config.socket))?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let parts = Parts {
+        kernels: Vec::new(),
+        // Before the first guest process starts.
+        platform: platform::look(),
+    };
+    let agent = Agent::start(config, parts);
+    loop {
+        tokio::select! {
+            biased;
+            reason = agent.ended() => return Ok(ExitCode::from(reason.exit_code())),
+            _ = terminate.recv() => return Ok(ExitCode::from(TERMINATED)),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let agent = agent.clone();
+                    tokio::spawn(async move { agent.serve(stream).await });
+                }
+                // Out of descriptors or memory: what is open still works, and closing some of it helps.
+                Err(_) => sleep(ACCEPT_PAUSE).await,
+            },
+        }
+    }
+}
+
+/// Only the agent's own user gets to the socket: the folder is closed before there is one in it.
+fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
+    let Some(folder) = socket.parent() else {
+        bail!("{} is no place for a socket", socket.display());
+    };
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("cannot close {}", folder.display()))?;
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot clear {}", socket.display()));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let listener =
+        UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot close {}", socket.display()))?;
+    Ok(listener)
+}
