@@ -398,7 +398,8 @@ impl Engine for DockerEngine {
                 image: spec.image.clone(),
                 reason: failure.message().to_owned(),
             }),
-            Err(failure) if failure.message().contains("invalid runtime name") => {
+            // "Unknown runtime specified x", or "unknown or invalid runtime name: x", by its version.
+            Err(failure) if failure.message().contains("nknown") && failure.message().contains("runtime") => {
                 Err(EngineError::NoRuntime(spec.runtime.clone()))
             }
             Err(failure) => Err(failure.into()),

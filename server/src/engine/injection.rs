@@ -8,16 +8,17 @@ use tar::{Builder, EntryType, Header};
 
 use crate::conversation::hex;
 
-/// Raised when [`Agent::archive`] lays out something else: prepared images are named by it too.
-const LAYOUT: u32 = 1;
-
 /// Home of the guest's user.
 const HOME: &str = "/home/sandbox";
 
-/// The agent's binary, found fit to run in any image.
+/// Keeps `/tmp` from being empty: over an empty one gVisor mounts a tmpfs without a limit, which counts as
+/// memory, so that a large temporary file would kill the sandbox. On the disk it meets the disk's limit.
+const TMP_IN_USE: &str = "/tmp/.greenroom";
+
+/// The agent's binary, found fit to run in any image, and what is put there with it.
 #[derive(Debug)]
 pub(super) struct Agent {
-    binary: Vec<u8>,
+    archive: Vec<u8>,
     digest: [u8; 32],
     architecture: &'static str,
 }
@@ -52,10 +53,14 @@ impl Agent {
         if elf.interpreted {
             return Err(BadAgent::Dynamic { path: shown() });
         }
+        let archive = archive(&binary).map_err(|error| BadAgent::Unreadable {
+            path: shown(),
+            reason: error.to_string(),
+        })?;
         Ok(Self {
-            digest: Sha256::digest(&binary).into(),
+            digest: Sha256::digest(&archive).into(),
             architecture: elf.architecture,
-            binary,
+            archive,
         })
     }
 
@@ -67,33 +72,31 @@ impl Agent {
     /// Names what comes of putting this agent into that image: equal names, equal content.
     pub(super) fn prepared(&self, image_id: &str) -> String {
         let mut hash = Sha256::new();
-        hash.update(LAYOUT.to_be_bytes());
         hash.update(self.digest);
         hash.update(image_id.as_bytes());
         hex(&hash.finalize()[..16])
     }
 
-    /// A tar archive to unpack at the image's root. Directories come before what lies in them, so that
-    /// an image which has them already gets our owner and mode.
-    pub(super) fn archive(&self) -> io::Result<Vec<u8>> {
-        let guest = u64::from(GUEST_UID);
-        let mut archive = Builder::new(Vec::with_capacity(self.binary.len() + (16 << 10)));
-        directory(&mut archive, parent(AGENT_PATH), 0, 0o755)?;
-        // The guest may run it: it is the files child and whatever else the agent starts as the guest.
-        entry(
-            &mut archive,
-            AGENT_PATH,
-            EntryType::Regular,
-            0,
-            0o755,
-            &self.binary,
-        )?;
-        directory(&mut archive, parent(SOCKET_PATH), 0, 0o700)?;
-        directory(&mut archive, "/tmp", 0, 0o1777)?;
-        directory(&mut archive, HOME, guest, 0o755)?;
-        directory(&mut archive, WORK_DIR, guest, 0o755)?;
-        archive.into_inner()
+    /// A tar archive to unpack at the image's root.
+    pub(super) fn into_archive(self) -> Vec<u8> {
+        self.archive
     }
+}
+
+/// The agent and the directories of a sandbox, each with owner and mode, which an image that has them
+/// already gets as well.
+fn archive(agent: &[u8]) -> io::Result<Vec<u8>> {
+    let guest = u64::from(GUEST_UID);
+    let mut archive = Builder::new(Vec::with_capacity(agent.len() + (16 << 10)));
+    directory(&mut archive, parent(AGENT_PATH), 0, 0o755)?;
+    // The guest may run it: whatever the agent starts of itself as the guest is the same file.
+    entry(&mut archive, AGENT_PATH, EntryType::Regular, 0, 0o755, agent)?;
+    directory(&mut archive, parent(SOCKET_PATH), 0, 0o700)?;
+    directory(&mut archive, "/tmp", 0, 0o1777)?;
+    directory(&mut archive, TMP_IN_USE, 0, 0o755)?;
+    directory(&mut archive, HOME, guest, 0o755)?;
+    directory(&mut archive, WORK_DIR, guest, 0o755)?;
+    archive.into_inner()
 }
 
 fn parent(path: &str) -> &str {
@@ -216,7 +219,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_archive_says_whose_everything_is() {
-        let archive = read(&elf(62, 1)).await.unwrap().archive().unwrap();
+        let archive = read(&elf(62, 1)).await.unwrap().into_archive();
         let mut seen = Vec::new();
         for entry in tar::Archive::new(&archive[..]).entries().unwrap() {
             let mut entry = entry.unwrap();
@@ -234,6 +237,7 @@ mod tests {
             (".greenroom/agent", 0, 0o755),
             ("run/greenroom", 0, 0o700),
             ("tmp", 0, 0o1777),
+            ("tmp/.greenroom", 0, 0o755),
             ("home/sandbox", 65_532, 0o755),
             ("mnt/data", 65_532, 0o755),
         ];

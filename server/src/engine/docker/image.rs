@@ -85,7 +85,8 @@ impl Images {
             Ok(_) => {}
             Err(EngineError::NoImage { .. }) => {
                 tracing::info!(image, prepared, "preparing the image");
-                self.build(image, &source_id, &tag, &volumes, &agent).await?;
+                let archive = agent.into_archive();
+                self.build(image, &source_id, &tag, &volumes, archive).await?;
             }
             Err(error) => return Err(error),
         }
@@ -124,7 +125,7 @@ impl Images {
         source_id: &str,
         tag: &str,
         volumes: &[String],
-        agent: &Agent,
+        archive: Vec<u8>,
     ) -> Result<(), EngineError> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| EngineError::Refused {
@@ -145,7 +146,7 @@ impl Images {
         PREPARE
             .run(self.docker.create_container(Some(options), body))
             .await?;
-        let built = self.fill(image, &name, tag, volumes, agent).await;
+        let built = self.fill(image, &name, tag, volumes, archive).await;
         // Whatever came of it; what is left after this is found by its name later.
         let removed = self.remove_container(&name).await;
         built.and(removed.map_err(EngineError::from))
@@ -157,7 +158,7 @@ impl Images {
         container: &str,
         tag: &str,
         volumes: &[String],
-        agent: &Agent,
+        archive: Vec<u8>,
     ) -> Result<(), EngineError> {
         for volume in volumes {
             if self.has_content(container, volume).await? {
@@ -167,7 +168,6 @@ impl Images {
                 ));
             }
         }
-        let archive = agent.archive().map_err(|error| bad(image, error.to_string()))?;
         let options = UploadToContainerOptionsBuilder::default().path("/").build();
         let body = bollard::body_full(archive.into());
         PREPARE
