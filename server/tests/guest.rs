@@ -1,5 +1,7 @@
 //! The guest client against real agents, over channels that break.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::{sync::Arc, time::Duration};

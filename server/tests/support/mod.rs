@@ -13,7 +13,9 @@
 
 pub mod contract;
 pub mod fake_engine;
+pub mod mortal;
 pub mod pools;
+pub mod server;
 
 /// The agent's own scripted kernel: its code is a script of one word a line, on tokio's clock.
 #[path = "../../../sandbox-images/agent/tests/wire/support/kernel.rs"]

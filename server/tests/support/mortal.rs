@@ -1,0 +1,153 @@
+//! A server process that can die at any moment: its view of an engine, which stops in mid-call.
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use greenroom::{
+    conversation::SessionName,
+    engine::{Adoption, Channel, Engine, EngineError, Found, Listed},
+    sandbox::{SandboxId, SandboxSpec},
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional, duplex};
+use tokio_util::sync::CancellationToken;
+
+use super::fake_engine::{FakeEngine, Op};
+
+/// What a channel's copy holds in each direction.
+const CHANNEL_BYTES: usize = 64 << 10;
+
+/// On which side of a call a server dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// The call is never made.
+    Before,
+    /// It takes effect, and nobody hears of it.
+    After,
+}
+
+/// The engine as one server process sees it. Once the process is dead none of its calls has an effect or
+/// comes back, and its channels are closed: what tasks it has left do nothing any more.
+#[derive(Clone, Debug)]
+pub struct Mortal {
+    engine: FakeEngine,
+    dead: CancellationToken,
+    doom: Arc<Mutex<Option<(Op, When)>>>,
+    silent: Arc<Mutex<Option<SandboxId>>>,
+}
+
+impl Mortal {
+    /// A live process.
+    pub fn new(engine: &FakeEngine, creator: &str) -> Self {
+        Self {
+            engine: engine.seen_by(creator),
+            dead: CancellationToken::new(),
+            doom: Arc::default(),
+            silent: Arc::default(),
+        }
+    }
+
+    /// It dies now.
+    pub fn kill(&self) {
+        self.dead.cancel();
+    }
+
+    /// It will die at its next call of this kind.
+    pub fn dies(&self, op: Op, when: When) {
+        *self.doom.lock().unwrap() = Some((op, when));
+    }
+
+    pub fn is_dead(&self) -> bool {
+        self.dead.is_cancelled()
+    }
+
+    /// Channels to this sandbox have a relay, and nothing behind it.
+    pub fn silence(&self, id: Option<&SandboxId>) {
+        *self.silent.lock().unwrap() = id.cloned();
+    }
+
+    async fn call<T>(
+        &self,
+        op: Op,
+        call: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
+        let doom = self.doom.lock().unwrap().filter(|(doomed, _)| *doomed == op);
+        if doom == Some((op, When::Before)) {
+            self.kill();
+        }
+        let outcome = tokio::select! {
+            biased;
+            () = self.dead.cancelled() => std::future::pending().await,
+            outcome = call => outcome,
+        };
+        if doom.is_some() {
+            self.kill();
+            std::future::pending().await
+        }
+        outcome
+    }
+}
+
+#[async_trait]
+impl Engine for Mortal {
+    async fn prepare(&self, image: &str) -> Result<String, EngineError> {
+        self.call(Op::Prepare, self.engine.prepare(image)).await
+    }
+
+    async fn create(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<(), EngineError> {
+        self.call(Op::Create, self.engine.create(id, spec)).await
+    }
+
+    async fn start(&self, id: &SandboxId) -> Result<(), EngineError> {
+        self.call(Op::Start, self.engine.start(id)).await
+    }
+
+    async fn open(&self, id: &SandboxId) -> Result<Channel, EngineError> {
+        let mut channel = self.call(Op::Open, self.engine.open(id)).await?;
+        let silent = self.silent.lock().unwrap().as_ref() == Some(id);
+        let (ours, mut theirs) = duplex(CHANNEL_BYTES);
+        let dead = self.dead.clone();
+        tokio::spawn(async move {
+            if silent {
+                let preface = greenroom_protocol::RELAY_PREFACE;
+                let swallow = async {
+                    theirs.write_all(preface).await.unwrap();
+                    drop(theirs.read_to_end(&mut Vec::new()).await);
+                };
+                tokio::select! { () = dead.cancelled() => {}, () = swallow => {} }
+            } else {
+                tokio::select! {
+                    () = dead.cancelled() => {}
+                    _ = copy_bidirectional(&mut channel, &mut theirs) => {}
+                }
+            }
+        });
+        Ok(Box::new(ours) as Channel)
+    }
+
+    async fn adopt(&self, id: &SandboxId, name: &SessionName) -> Result<Adoption, EngineError> {
+        self.call(Op::Adopt, self.engine.adopt(id, name)).await
+    }
+
+    async fn find(&self, name: &SessionName) -> Result<Found, EngineError> {
+        self.call(Op::Find, self.engine.find(name)).await
+    }
+
+    async fn set_aside(&self, id: &SandboxId, name: &SessionName) -> Result<(), EngineError> {
+        self.call(Op::SetAside, self.engine.set_aside(id, name)).await
+    }
+
+    async fn destroy(&self, id: &SandboxId) -> Result<(), EngineError> {
+        self.call(Op::Destroy, self.engine.destroy(id)).await
+    }
+
+    async fn list(&self) -> Result<Vec<Listed>, EngineError> {
+        self.call(Op::List, self.engine.list()).await
+    }
+
+    async fn sweep(&self) -> Result<usize, EngineError> {
+        self.call(Op::Sweep, self.engine.sweep()).await
+    }
+}
