@@ -26,7 +26,6 @@ mod wire;
 use std::{
     fmt, io,
     os::fd::OwnedFd,
-    path::PathBuf,
     pin::pin,
     sync::{
         Arc, Mutex,
@@ -36,7 +35,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt};
 use greenroom_protocol::{Deleted, FileChange, FileEntry, FileList, Refusal, RefusalKind};
 use rustix::{fs::fstat, io::Errno};
 use serde::{Deserialize, Serialize};
@@ -49,7 +48,7 @@ use self::{
     beneath::refusal,
     hands::Hands,
     owner::{Order, Owner, QUEUE, Signal, Workplace},
-    path::{OWN_FOLDER, PART_PREFIX, WorkPath, bad_path},
+    path::{PART_PREFIX, WorkPath, bad_path},
     transfer::Writing,
     wire::{Answer, Reply, Request},
 };
@@ -63,21 +62,18 @@ pub use self::{
     transfer::{ByteRange, FileRead},
 };
 
+use crate::child::Quarters;
+
 /// An upload that brings no byte for this long is given up.
 const STALL: Duration = Duration::from_secs(60);
 
 /// Who touches the files.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum FileUser {
     /// The agent's own user, on its own threads: where the sandbox has one user only, and in tests.
     Own,
-    /// A process of another user, started as `program files DIR`.
-    Guest {
-        /// Its uid and gid.
-        uid: u32,
-        /// The agent's executable.
-        program: PathBuf,
-    },
+    /// A process of the guest's: the agent's own program with the arguments `files DIR`.
+    Guest(Quarters),
 }
 
 /// How far a listing goes.
@@ -123,9 +119,8 @@ impl Files {
     pub fn start(work_dir: &str, user: FileUser) -> io::Result<Self> {
         let workplace = match user {
             FileUser::Own => Workplace::Here(Arc::new(Mutex::new(Hands::open(work_dir)?))),
-            FileUser::Guest { uid, program } => Workplace::Process {
-                program,
-                uid,
+            FileUser::Guest(quarters) => Workplace::Process {
+                quarters,
                 work_dir: work_dir.to_owned(),
                 live: None,
             },
@@ -198,25 +193,6 @@ impl Files {
         })
     }
 
-    /// Writes a file from bytes that are at hand.
-    ///
-    /// # Errors
-    /// See [`Files`].
-    pub async fn save(&self, path: &str, bytes: Bytes) -> Result<FileEntry, Refusal> {
-        let body = stream::iter([Ok::<_, io::Error>(bytes)]);
-        self.write(path, WriteMode::Replace, body).await
-    }
-
-    /// Opens a file for output that comes bit by bit; what is there already stays before it.
-    ///
-    /// # Errors
-    /// See [`Files`].
-    pub async fn spill(&self, path: &str) -> Result<Spill, Refusal> {
-        let path = self.parse_file(path)?;
-        let writing = self.open_append(&path).await?;
-        Ok(Spill { path, writing })
-    }
-
     /// Deletes a file, or a folder with all that is in it.
     ///
     /// # Errors
@@ -256,12 +232,6 @@ impl Files {
             Ok((Reply::Changed { changes, .. }, _)) => changes.unwrap_or_default(),
             _ => Vec::new(),
         }
-    }
-
-    /// Where output and figures of runs are kept, relative to the work directory.
-    #[must_use]
-    pub const fn own_folder() -> &'static str {
-        OWN_FOLDER
     }
 
     async fn replace<S, E>(&self, path: WorkPath, body: S) -> Result<FileEntry, Refusal>
@@ -367,43 +337,6 @@ impl fmt::Debug for Files {
         f.debug_struct("Files")
             .field("work_dir", &self.work_dir)
             .finish_non_exhaustive()
-    }
-}
-
-/// A file that output is added to.
-#[derive(Debug)]
-pub struct Spill {
-    path: WorkPath,
-    writing: Writing,
-}
-
-impl Spill {
-    /// Adds bytes; they are in the file once [`flush`](Self::flush) has returned.
-    ///
-    /// # Errors
-    /// `DiskFull`, `TooLarge`, or what else the system says. What was written stays.
-    pub async fn write(&mut self, bytes: Bytes) -> Result<(), Refusal> {
-        self.writing
-            .push(bytes)
-            .await
-            .map_err(|error| cannot_write(&error, &self.path))
-    }
-
-    /// Waits until all that was added is in the file.
-    ///
-    /// # Errors
-    /// As [`write`](Self::write).
-    pub async fn flush(&mut self) -> Result<(), Refusal> {
-        self.writing
-            .flush()
-            .await
-            .map_err(|error| cannot_write(&error, &self.path))
-    }
-
-    /// Where it is, relative to the work directory.
-    #[must_use]
-    pub fn path(&self) -> &str {
-        self.path.as_str()
     }
 }
 

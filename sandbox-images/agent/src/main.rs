@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `init JSON` | PID 1 of a sandbox, until its lease ends; exits with that reason's code |
 //! | `relay [SOCKET]` | one end of a channel, on standard input and output |
+//! | `files DIR` | works on the files of `DIR` as the guest, for the agent at the socket on standard input |
 
 use std::{
     ffi::{OsStr, OsString},
@@ -15,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use greenroom_agent::{Agent, Parts, platform, relay};
+use greenroom_agent::{Agent, Parts, files, platform, relay};
 use greenroom_protocol::{AgentConfig, EndReason, SOCKET_PATH};
 use tokio::{
     net::UnixListener,
@@ -37,8 +38,9 @@ fn main() -> ExitCode {
         [command, config] if *command == "init" => report(init(config), EndReason::Failed.exit_code()),
         [command] if *command == "relay" => report(run_relay(Path::new(SOCKET_PATH)), 1),
         [command, socket] if *command == "relay" => report(run_relay(Path::new(socket)), 1),
+        [command, dir] if *command == "files" => report(work_on_files(dir), 1),
         _ => {
-            eprintln!("usage: greenroom-agent init JSON | relay [SOCKET]");
+            eprintln!("usage: greenroom-agent init JSON | relay [SOCKET] | files DIR");
             ExitCode::from(USAGE)
         }
     }
@@ -57,6 +59,11 @@ fn run_relay(socket: &Path) -> anyhow::Result<ExitCode> {
     let input = fs::File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let output = fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
     relay::run(input, output, socket)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn work_on_files(dir: &OsStr) -> anyhow::Result<ExitCode> {
+    files::serve(dir.to_str().context("the directory is not UTF-8")?)?;
     Ok(ExitCode::SUCCESS)
 }
 

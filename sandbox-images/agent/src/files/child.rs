@@ -9,7 +9,6 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream as StdSocket,
     },
-    path::Path,
     process::Stdio,
 };
 
@@ -20,16 +19,13 @@ use rustix::{
     net::RecvFlags,
     process::{DumpableBehavior, set_dumpable_behavior, umask},
 };
-use tokio::{
-    io::Interest,
-    net::UnixStream,
-    process::{Child, Command},
-};
+use tokio::{io::Interest, net::UnixStream};
 
 use super::{
     hands::Hands,
     wire::{Answer, Incoming, Outgoing, Reply, Request},
 };
+use crate::child::{self, Child, Quarters};
 
 /// The agent's end of a files process. Dropping it kills the process.
 #[derive(Debug)]
@@ -40,23 +36,18 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts one. It answers, or not, with the first request.
-    pub(super) fn start(program: &Path, uid: u32, work_dir: &str) -> io::Result<Self> {
+    pub(super) fn start(quarters: &Quarters, work_dir: &str) -> io::Result<Self> {
         let (ours, theirs) = StdSocket::pair()?;
         ours.set_nonblocking(true)?;
-        let child = Command::new(program)
-            .arg("files")
-            .arg(work_dir)
+        let mut command = quarters.agent();
+        command
+            .args(["files", work_dir])
             .env_clear()
-            .uid(uid)
-            .gid(uid)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null());
         Ok(Self {
             socket: UnixStream::from_std(ours)?,
-            _child: child,
+            _child: child::spawn(command)?,
         })
     }
 

@@ -4,7 +4,6 @@
 use std::{
     io,
     os::fd::OwnedFd,
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -25,6 +24,7 @@ use super::{
     removal::DELETE_TIME,
     wire::{Answer, Reply, Request},
 };
+use crate::child::Quarters;
 
 /// Requests that wait for the one under way.
 pub(super) const QUEUE: usize = 64;
@@ -64,10 +64,9 @@ impl Signal {
 pub(super) enum Workplace {
     /// On our own threads, as our own user.
     Here(Arc<Mutex<Hands>>),
-    /// In a process with another uid.
+    /// In a process of the guest's.
     Process {
-        program: PathBuf,
-        uid: u32,
+        quarters: Quarters,
         work_dir: String,
         live: Option<Box<Process>>,
     },
@@ -126,13 +125,12 @@ impl Owner {
     /// Starts the hands if need be, and takes over the journal's signal.
     async fn watch(&mut self) -> io::Result<()> {
         if let Workplace::Process {
-            program,
-            uid,
+            quarters,
             work_dir,
             live,
         } = &mut self.workplace
         {
-            *live = Some(Box::new(Process::start(program, *uid, work_dir)?));
+            *live = Some(Box::new(Process::start(quarters, work_dir)?));
         }
         // Beyond any mark of an earlier journal, which may have gone further than it told.
         self.seq += 1 << 32;

@@ -24,8 +24,9 @@ pub(super) const DELETE_TIME: Duration = Duration::from_secs(10);
 /// Folders inside folders that are open at a time. What lies deeper is moved up first, so that neither
 /// descriptors nor the stack bound the depth that can be deleted.
 const OPEN_FOLDERS: usize = 32;
-/// Names that are read before they are deleted: a folder is read again until it is empty.
-const BATCH: usize = 256;
+/// Names that are read before they are deleted, 1 MiB at most: a folder is read again until it is empty,
+/// and to begin reading one of 100,000 names costs 20 ms under gVisor.
+const BATCH: usize = 4096;
 /// Room for one system call's names.
 const NAME_BUFFER: usize = 8 << 10;
 

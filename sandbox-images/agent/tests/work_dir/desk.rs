@@ -1,0 +1,94 @@
+//! A work directory and [`Files`] over it, once for each kind of user that the machine can offer.
+
+use std::{fs, os::fd::AsRawFd, path::PathBuf, sync::OnceLock};
+
+use bytes::Bytes;
+use greenroom_agent::{
+    child::Quarters,
+    files::{FileUser, Files, WriteMode},
+};
+use greenroom_protocol::{AgentConfig, FileEntry, GUEST_UID, Refusal};
+use tempfile::TempDir;
+
+pub(crate) struct Desk {
+    pub(crate) files: Files,
+    pub(crate) dir: TempDir,
+    /// The uid of the files process, where there is one.
+    pub(crate) guest: Option<u32>,
+}
+
+/// As the agent's own user, and through a files process: as the guest where the tests run as root.
+pub(crate) fn desks() -> Vec<Desk> {
+    vec![Desk::own(), Desk::guest()]
+}
+
+impl Desk {
+    pub(crate) fn own() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::start(dir.path().to_str().unwrap(), FileUser::Own).unwrap();
+        Self {
+            files,
+            dir,
+            guest: None,
+        }
+    }
+
+    pub(crate) fn guest() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let own = rustix::process::geteuid();
+        let uid = if own.is_root() { GUEST_UID } else { own.as_raw() };
+        std::os::unix::fs::chown(dir.path(), Some(uid), Some(uid)).unwrap();
+        let config = AgentConfig {
+            work_dir: dir.path().to_str().unwrap().to_owned(),
+            guest_uid: Some(uid),
+            ..AgentConfig::default()
+        };
+        let user = FileUser::Guest(Quarters::new(&config, program()));
+        let files = Files::start(&config.work_dir, user).unwrap();
+        Self {
+            files,
+            dir,
+            guest: Some(uid),
+        }
+    }
+
+    /// Who owns what is written here.
+    pub(crate) fn uid(&self) -> u32 {
+        self.guest.unwrap_or_else(|| rustix::process::geteuid().as_raw())
+    }
+
+    /// Kills the files process as code of the guest might, and waits until it is gone.
+    pub(crate) fn kill_files_process(&self) {
+        let marker = self.dir.path().to_str().unwrap().as_bytes().to_vec();
+        for entry in fs::read_dir("/proc").unwrap() {
+            let path = entry.unwrap().path();
+            let Ok(line) = fs::read(path.join("cmdline")) else {
+                continue;
+            };
+            let mut arguments = line.split(|byte| *byte == 0);
+            if arguments.nth(1) == Some(b"files") && arguments.next() == Some(&marker) {
+                let pid = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+                let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+                rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL).unwrap();
+                let over = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+                rustix::process::waitid(rustix::process::WaitId::Pid(pid), over).unwrap();
+                return;
+            }
+        }
+        panic!("no files process for {:?}", self.dir.path());
+    }
+}
+
+/// Writes a file in one piece.
+pub(crate) async fn save(files: &Files, path: &str, bytes: impl Into<Bytes>) -> Result<FileEntry, Refusal> {
+    let body = futures_util::stream::iter([Ok::<_, std::io::Error>(bytes.into())]);
+    files.write(path, WriteMode::Replace, body).await
+}
+
+/// The agent's executable by a path that any user may take: a checkout may lie where the guest may not go.
+fn program() -> PathBuf {
+    static PROGRAM: OnceLock<fs::File> = OnceLock::new();
+    let open = || fs::File::open(env!("CARGO_BIN_EXE_greenroom-agent")).unwrap();
+    PathBuf::from(format!("/proc/self/fd/{}", PROGRAM.get_or_init(open).as_raw_fd()))
+}
