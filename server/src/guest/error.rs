@@ -34,8 +34,8 @@ pub enum GuestError {
     Protocol(String),
     /// It speaks another generation of the protocol: a sandbox that outlived an upgrade.
     #[error(
-        "the sandbox was made by another version of Greenroom: its agent is {theirs:?} (protocol {generation}), \
-         this server is {ours:?} (protocol {expected})"
+        "the sandbox was made by another version of Greenroom: its agent is {theirs} (protocol {generation}), \
+         this server is {ours} (protocol {expected})"
     )]
     Generation {
         /// The agent's protocol.

@@ -13,6 +13,7 @@
 
 pub mod contract;
 pub mod fake_engine;
+pub mod hostile;
 pub mod mortal;
 pub mod pools;
 pub mod server;

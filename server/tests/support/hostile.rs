@@ -1,0 +1,157 @@
+//! An engine whose one sandbox has an agent of the test's making: whatever a hostile inside may answer.
+
+use std::{convert::Infallible, fmt, future::Future, io, pin::Pin, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::Stream;
+use greenroom::{
+    conversation::SessionName,
+    engine::{Adoption, Channel, Engine, EngineError, Found, Listed, Place},
+    guest::{Guest, GuestError},
+    sandbox::{SandboxId, SandboxSpec},
+};
+use greenroom_protocol::RELAY_PREFACE;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncWriteExt as _, duplex};
+
+/// What an agent answers with.
+pub type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
+
+type Serve = dyn Fn(Request<Incoming>) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync;
+
+/// The engine.
+#[derive(Clone)]
+pub struct Hostile {
+    /// `None`: nothing comes up at all.
+    preface: Option<Vec<u8>>,
+    serve: Arc<Serve>,
+}
+
+impl Hostile {
+    /// An agent that answers every request like this.
+    pub fn answering<F>(serve: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        Self {
+            preface: Some(RELAY_PREFACE.to_vec()),
+            serve: Arc::new(move |request| Box::pin(serve(request))),
+        }
+    }
+
+    /// An agent that answers everything with this body.
+    pub fn saying(body: impl Into<Bytes>) -> Self {
+        let body = body.into();
+        Self::answering(move |_| std::future::ready(whole(body.clone())))
+    }
+
+    /// A relay that begins with this, or with nothing.
+    #[must_use]
+    pub fn relaying(mut self, preface: Option<&str>) -> Self {
+        self.preface = preface.map(|text| text.as_bytes().to_vec());
+        self
+    }
+
+    pub async fn try_guest(&self) -> Result<Guest, GuestError> {
+        Guest::connect(Arc::new(self.clone()), SandboxId::mint().unwrap()).await
+    }
+
+    pub async fn guest(&self) -> Guest {
+        self.try_guest().await.unwrap()
+    }
+}
+
+/// A body that is there.
+pub fn whole(body: impl Into<Bytes>) -> Answer {
+    Response::new(
+        Full::new(body.into())
+            .map_err(|never| match never {})
+            .boxed_unsync(),
+    )
+}
+
+/// A body that streams.
+pub fn streaming(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Answer {
+    use futures_util::StreamExt as _;
+    let frames = pieces.map(|piece| Ok(Frame::data(piece)));
+    Response::new(StreamBody::new(frames).boxed_unsync())
+}
+
+impl fmt::Debug for Hostile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hostile")
+    }
+}
+
+fn none<T>() -> Result<T, EngineError> {
+    Err(EngineError::Refused {
+        what: "do anything but open a channel",
+        reason: "not this engine".to_owned(),
+    })
+}
+
+#[async_trait]
+impl Engine for Hostile {
+    async fn open(&self, _: &SandboxId) -> Result<Channel, EngineError> {
+        let (ours, mut theirs) = duplex(64 << 10);
+        let (preface, serve) = (self.preface.clone(), Arc::clone(&self.serve));
+        tokio::spawn(async move {
+            let Some(preface) = preface else {
+                return std::future::pending().await;
+            };
+            theirs.write_all(&preface).await.unwrap();
+            let service = service_fn(move |request| {
+                let answer = serve(request);
+                async move { Ok::<_, Infallible>(answer.await) }
+            });
+            let connection = http2::Builder::new(TokioExecutor::new());
+            // It ends with the test's guest.
+            drop(connection.serve_connection(TokioIo::new(theirs), service).await);
+        });
+        Ok(Box::new(ours) as Channel)
+    }
+
+    async fn find(&self, _: &SessionName) -> Result<Found, EngineError> {
+        Ok(Found {
+            place: Place::Absent,
+            tombstone: None,
+        })
+    }
+
+    async fn prepare(&self, _: &str) -> Result<String, EngineError> {
+        none()
+    }
+
+    async fn create(&self, _: &SandboxId, _: &SandboxSpec) -> Result<(), EngineError> {
+        none()
+    }
+
+    async fn start(&self, _: &SandboxId) -> Result<(), EngineError> {
+        none()
+    }
+
+    async fn adopt(&self, _: &SandboxId, _: &SessionName) -> Result<Adoption, EngineError> {
+        none()
+    }
+
+    async fn set_aside(&self, _: &SandboxId, _: &SessionName) -> Result<(), EngineError> {
+        none()
+    }
+
+    async fn destroy(&self, _: &SandboxId) -> Result<(), EngineError> {
+        none()
+    }
+
+    async fn list(&self) -> Result<Vec<Listed>, EngineError> {
+        none()
+    }
+
+    async fn sweep(&self) -> Result<usize, EngineError> {
+        none()
+    }
+}
