@@ -115,15 +115,10 @@ impl Pace {
         }
     }
 
-    /// The engine was looked at.
-    pub(super) fn looked(&mut self, room: Room, max: usize) {
+    /// The engine was looked at. Race: room that is seen does not shorten a wait, or all servers that see it
+    /// would try for it at once, and again.
+    pub(super) const fn looked(&mut self, room: Room) {
         self.room = Some(room);
-        if room.admits(Boot::Claim, max) {
-            self.claims_from = None;
-        }
-        if room.admits(Boot::Reserve, max) {
-            self.reserve_from = None;
-        }
     }
 
     /// A warm sandbox died. One that lived for long says nothing about the next.
@@ -273,17 +268,11 @@ mod tests {
                 reserve: 0
             }
         );
-        pace.looked(Room { live: 3, spare: 0 }, 4);
+        pace.looked(Room { live: 2, spare: 0 });
+        assert_eq!(pace.boots(DEMAND, now), Boots::default());
+        let then = now + RESERVE_RETRY.mul_f64(1.5);
         assert_eq!(
-            pace.boots(DEMAND, now),
-            Boots {
-                claims: 1,
-                reserve: 0
-            }
-        );
-        pace.looked(Room { live: 2, spare: 0 }, 4);
-        assert_eq!(
-            pace.boots(DEMAND, now),
+            pace.boots(DEMAND, then),
             Boots {
                 claims: 1,
                 reserve: 1
@@ -301,9 +290,9 @@ mod tests {
             Readiness::Unready(why) => why.to_string(),
         };
         assert_eq!(unready(&pace), "the pool is starting");
-        pace.looked(Room { live: 2, spare: 1 }, 2);
+        pace.looked(Room { live: 2, spare: 1 });
         assert_eq!(unready(&pace), "", "one of them will make room");
-        pace.looked(Room { live: 2, spare: 0 }, 2);
+        pace.looked(Room { live: 2, spare: 0 });
         assert!(unready(&pace).contains("limit max = 2"), "{}", unready(&pace));
         pace.boot_failed(&failure(), now, 1.0);
         assert!(unready(&pace).contains("no python"), "{}", unready(&pace));

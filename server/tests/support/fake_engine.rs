@@ -198,6 +198,10 @@ impl FakeEngine {
                 what: op.name(),
                 reason: "scripted".to_owned(),
             }),
+            Fault::NoImage => Err(EngineError::NoImage {
+                image: "scripted".to_owned(),
+                reason: "no such image".to_owned(),
+            }),
             Fault::Hangs => late(op).await,
             Fault::HappensLate(after) => {
                 let world = Arc::clone(&self.world);

@@ -182,7 +182,7 @@ impl Keeper {
             self.pace.proved_sound();
         }
         let room = Room::of(listed, self.spec.name(), None);
-        self.pace.looked(room, self.spec.max);
+        self.pace.looked(room);
         let full = self.looks.told(self.pace.is_full(self.spec.max), now);
         if self.queue.len() > 0 {
             return;

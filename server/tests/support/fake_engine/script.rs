@@ -44,6 +44,8 @@ pub enum Fault {
     None,
     /// It is refused and has no effect.
     Refused,
+    /// It is refused: there is no such image any more.
+    NoImage,
     /// It has no effect, and ends at its deadline.
     Hangs,
     /// It ends at its deadline, and takes effect after this long, even if the call has been dropped by then.
