@@ -15,6 +15,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    files::Files,
     kernel::Kernel,
     lease::{Lease, millis, whole_ms},
     runs::{Owners, Runs},
@@ -30,6 +31,8 @@ const WIND_DOWN: Duration = Duration::from_secs(2);
 pub struct Parts {
     /// One for each language of the image.
     pub kernels: Vec<Box<dyn Kernel>>,
+    /// The work directory's.
+    pub files: Files,
     /// What was seen of the machine before any guest code ran.
     pub platform: Platform,
 }
@@ -50,12 +53,13 @@ impl Agent {
     #[must_use]
     pub fn start(config: &AgentConfig, parts: Parts) -> Self {
         let now = Instant::now();
-        let (runs, owners) = Runs::start(parts.kernels, &config.ready);
+        let (runs, owners) = Runs::start(parts.kernels, &config.ready, &parts.files);
         let shared = Arc::new(Shared {
             boot: boot_id(),
             started: now,
             tenure: Tenure::new(Lease::new(millis(config.unbound_ms), now)),
             runs,
+            files: parts.files,
             platform: parts.platform,
             connections: watch::Sender::new(0),
             phase: watch::Sender::new(Phase::Serving),
@@ -109,6 +113,7 @@ pub(crate) struct Shared {
     started: Instant,
     pub(crate) tenure: Arc<Tenure>,
     pub(crate) runs: Runs,
+    pub(crate) files: Files,
     platform: Platform,
     connections: watch::Sender<usize>,
     phase: watch::Sender<Phase>,

@@ -4,19 +4,27 @@
 //! |---|---|
 //! | `init JSON` | PID 1 of a sandbox, until its lease ends; exits with that reason's code |
 //! | `relay [SOCKET]` | one end of a channel, on standard input and output |
-//! | `files DIR` | works on the files of `DIR` as the guest, for the agent at the socket on standard input |
+//! | `files DIR` | the guest's hands: started by `init` as the guest, opens and names files for it |
+//! | `errand …` | one thing to do as the guest, started by `init` |
 
 use std::{
     ffi::{OsStr, OsString},
     fs, io,
     os::{fd::AsFd, unix::fs::PermissionsExt},
     path::Path,
+    pin::pin,
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
-use greenroom_agent::{Agent, Parts, files, platform, relay};
+use greenroom_agent::{
+    Agent, Parts,
+    child::{self, Quarters},
+    errand::{self, ERRAND},
+    files::{self, FileUser, Files},
+    kernel, platform, relay,
+};
 use greenroom_protocol::{AgentConfig, EndReason, SOCKET_PATH};
 use tokio::{
     net::UnixListener,
@@ -38,9 +46,15 @@ fn main() -> ExitCode {
         [command, config] if *command == "init" => report(init(config), EndReason::Failed.exit_code()),
         [command] if *command == "relay" => report(run_relay(Path::new(SOCKET_PATH)), 1),
         [command, socket] if *command == "relay" => report(run_relay(Path::new(socket)), 1),
-        [command, dir] if *command == "files" => report(work_on_files(dir), 1),
+        [command, work_dir] if *command == "files" => report(run_files(work_dir), 1),
+        [command, arguments @ ..] if *command == ERRAND => {
+            let arguments = arguments
+                .iter()
+                .map(|argument| argument.to_string_lossy().into_owned());
+            errand::main(&arguments.collect::<Vec<_>>())
+        }
         _ => {
-            eprintln!("usage: greenroom-agent init JSON | relay [SOCKET] | files DIR");
+            eprintln!("usage: greenroom-agent init JSON | relay [SOCKET]");
             ExitCode::from(USAGE)
         }
     }
@@ -62,8 +76,9 @@ fn run_relay(socket: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn work_on_files(dir: &OsStr) -> anyhow::Result<ExitCode> {
-    files::serve(dir.to_str().context("the directory is not UTF-8")?)?;
+fn run_files(work_dir: &OsStr) -> anyhow::Result<ExitCode> {
+    let work_dir = work_dir.to_str().context("the work directory is not UTF-8")?;
+    files::serve(work_dir)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -84,15 +99,13 @@ fn init(config: &OsStr) -> anyhow::Result<ExitCode> {
 async fn serve(config: &AgentConfig) -> anyhow::Result<ExitCode> {
     let listener = listen(Path::new(&config.socket))?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let parts = Parts {
-        kernels: Vec::new(),
-        // Before the first guest process starts.
-        platform: platform::look(),
-    };
-    let agent = Agent::start(config, parts);
+    let agent = Agent::start(config, parts(config)?);
+    let mut reaper = pin!(child::reap_orphans());
     loop {
         tokio::select! {
             biased;
+            // It ends only in an error.
+            Err(error) = &mut reaper => return Err(error).context("orphans cannot be reaped"),
             reason = agent.ended() => return Ok(ExitCode::from(reason.exit_code())),
             _ = terminate.recv() => return Ok(ExitCode::from(TERMINATED)),
             accepted = listener.accept() => match accepted {
@@ -105,6 +118,24 @@ async fn serve(config: &AgentConfig) -> anyhow::Result<ExitCode> {
             },
         }
     }
+}
+
+fn parts(config: &AgentConfig) -> anyhow::Result<Parts> {
+    // Before the first guest process starts.
+    let platform = platform::look();
+    let program = std::env::current_exe().context("the agent does not find itself")?;
+    let quarters = Quarters::new(config, program);
+    let user = if quarters.is_apart() {
+        FileUser::Guest(quarters.clone())
+    } else {
+        FileUser::Own
+    };
+    Ok(Parts {
+        files: Files::start(&config.work_dir, user)
+            .with_context(|| format!("cannot work in {}", config.work_dir))?,
+        kernels: kernel::all(config, quarters),
+        platform,
+    })
 }
 
 /// Only the agent's own user gets to the socket: the folder is closed before there is one in it.

@@ -41,6 +41,7 @@ use self::{
 };
 use crate::{
     agent::lock,
+    files::Files,
     kernel::Kernel,
     lease::{LeaseError, millis, whole_ms},
     tenure::{Activity, Tenure},
@@ -114,7 +115,7 @@ pub(crate) enum RunsError {
 
 impl Runs {
     /// Takes the kernels and starts those that are to be ready.
-    pub(crate) fn start(kernels: Vec<Box<dyn Kernel>>, ready: &[Language]) -> (Self, Owners) {
+    pub(crate) fn start(kernels: Vec<Box<dyn Kernel>>, ready: &[Language], files: &Files) -> (Self, Owners) {
         let known = Arc::new(Mutex::new(Known::default()));
         let mut boot = Boot::default();
         for language in ready {
@@ -131,7 +132,7 @@ impl Runs {
         for kernel in kernels {
             let wanted = ready.contains(&kernel.language());
             let lane = Arc::new(Lane::new(kernel.language(), Arc::clone(&known)));
-            let owner = Owner::new(kernel, Arc::clone(&lane), ending.subscribe());
+            let owner = Owner::new(kernel, Arc::clone(&lane), files.clone(), ending.subscribe());
             let boot = wanted.then(|| boot.clone());
             owners.push(AbortOnDropHandle::new(tokio::spawn(owner.own(boot))));
             lanes.push(lane);

@@ -1,42 +1,33 @@
 //! The agent's HTTP/2 surface: one connection, its routes, and how each answer is made.
 
-use std::{io, pin::Pin, sync::Arc, task, time::Duration};
+mod answer;
+mod files;
+mod request;
 
-use bytes::Bytes;
-use futures_util::Stream;
+use std::{sync::Arc, time::Duration};
+
 use greenroom_protocol::{
-    EndReason, Ended, KeyDigest, LeaseGrant, LeaseRequest, Refusal, RefusalKind, RunRequest,
-    limits::{
-        BULK_CONNECTION_WINDOW, BULK_STREAM_WINDOW, JSON_BYTES, PING_SECS, PING_TIMEOUT_SECS, STREAMS,
-        WAIT_SECS,
-    },
+    EndReason, KeyDigest, LeaseGrant, LeaseRequest, RefusalKind, RunRequest,
+    limits::{BULK_CONNECTION_WINDOW, BULK_STREAM_WINDOW, PING_SECS, PING_TIMEOUT_SECS, STREAMS},
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE, uri::Authority};
-use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
-use hyper::{
-    body::{Frame, Incoming},
-    server::conn::http2,
-    service::service_fn,
-};
+use http::{Method, Request, Response, StatusCode, uri::Authority};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, timeout, timeout_at},
 };
 
+use self::{
+    answer::{Body, Refused, empty, events, json, refuse},
+    request::{Query, body, query},
+};
 use crate::{
     agent::Shared,
     lease::{Lease, LeaseError, millis},
-    runs::{Follower, Piece, RunsError},
     tunnel,
 };
 
-/// What answers carry.
-pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
-
-/// How long a JSON body may take to arrive.
-const BODY_TIME: Duration = Duration::from_secs(30);
 /// Largest HTTP/2 frame that is accepted: fewer frames for an upload, and no stall for its neighbours.
 const FRAME_BYTES: u32 = 256 << 10;
 /// Once the sandbox ends, a connection has this long to carry its last answers away.
@@ -107,15 +98,21 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             shared.tenure.with(Lease::standing)?;
             json(StatusCode::OK, &shared.runs.list())
         }
-        (method, path) => match path.strip_prefix("/runs/") {
-            Some(id) if method == Method::GET => follow(shared, id, &query(&request)?),
-            Some(id) if method == Method::DELETE => {
-                shared.tenure.with(Lease::standing)?;
-                shared.runs.cancel(id)?;
-                Ok(empty(StatusCode::ACCEPTED))
+        (&Method::GET, "/files") => files::list(shared, &query(&request)?).await,
+        (method, path) => {
+            if let Some(file) = path.strip_prefix("/files/") {
+                return files::one(shared, file, request).await;
             }
-            Some(_) | None => Err(refuse(RefusalKind::NotFound, "there is no such route")),
-        },
+            match path.strip_prefix("/runs/") {
+                Some(id) if method == Method::GET => follow(shared, id, &query(&request)?),
+                Some(id) if method == Method::DELETE => {
+                    shared.tenure.with(Lease::standing)?;
+                    shared.runs.cancel(id)?;
+                    Ok(empty(StatusCode::ACCEPTED))
+                }
+                Some(_) | None => Err(refuse(RefusalKind::NotFound, "there is no such route")),
+            }
+        }
     }
 }
 
@@ -158,50 +155,6 @@ async fn tunnel(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Result<
         }
     });
     Ok(empty(StatusCode::OK))
-}
-
-/// A run's events as they come.
-fn events(follower: Follower) -> Response<Body> {
-    let pieces = futures_util::stream::unfold(follower, async |mut follower| {
-        let piece = follower.next().await?;
-        Some((piece, follower))
-    });
-    let body = EventBody {
-        pieces: Box::pin(pieces),
-        over: false,
-    };
-    let mut response = Response::new(body.boxed_unsync());
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
-    response
-}
-
-/// Knows which piece is the last one, so that no empty frame has to say it.
-struct EventBody {
-    pieces: Pin<Box<dyn Stream<Item = Piece> + Send>>,
-    over: bool,
-}
-
-impl hyper::body::Body for EventBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut task::Context<'_>,
-    ) -> task::Poll<Option<io::Result<Frame<Bytes>>>> {
-        if self.over {
-            return task::Poll::Ready(None);
-        }
-        let piece = task::ready!(self.pieces.as_mut().poll_next(context));
-        self.over = piece.as_ref().is_none_or(|piece| piece.last);
-        task::Poll::Ready(piece.map(|piece| Ok(Frame::data(piece.bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.over
-    }
 }
 
 async fn lease(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
@@ -271,168 +224,4 @@ fn check_key(key: &KeyDigest) -> Result<(), Refused> {
             "key must be 64 lower-case hexadecimal digits",
         ))
     }
-}
-
-/// An answer that is not a success.
-#[derive(Debug)]
-pub(crate) enum Refused {
-    /// With the status of its kind.
-    Refusal(Refusal),
-    /// 410, with the reason.
-    Ended(EndReason),
-}
-
-impl Refused {
-    fn into_response(self) -> Response<Body> {
-        let (status, body) = match &self {
-            Self::Refusal(refusal) => (refusal.kind.status(), serde_json::to_vec(refusal)),
-            Self::Ended(reason) => (410, serde_json::to_vec(&Ended { reason: *reason })),
-        };
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        // A body of two short strings always serialises; were it not so, the status says enough.
-        json_bytes(status, body.unwrap_or_default())
-    }
-}
-
-impl From<LeaseError> for Refused {
-    fn from(error: LeaseError) -> Self {
-        match error {
-            LeaseError::Ending(reason) => Self::Ended(reason),
-            LeaseError::OtherKey | LeaseError::Unbound | LeaseError::NotIdle => {
-                refuse(RefusalKind::Conflict, error.to_string())
-            }
-        }
-    }
-}
-
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refusal(refusal)
-    }
-}
-
-impl From<RunsError> for Refused {
-    fn from(error: RunsError) -> Self {
-        let kind = match &error {
-            RunsError::Lease(lease) => return (*lease).into(),
-            RunsError::BadId | RunsError::BadTimeout => RefusalKind::BadRequest,
-            RunsError::CodeTooLarge(_) => RefusalKind::TooLarge,
-            RunsError::OtherRun(_) | RunsError::Finished(_) => RefusalKind::Conflict,
-            RunsError::Forgotten(_) | RunsError::Unknown(_) => RefusalKind::NotFound,
-            RunsError::QueueFull(_) => RefusalKind::QueueFull,
-            RunsError::NoKernel(_) => RefusalKind::NoKernel,
-        };
-        refuse(kind, error.to_string())
-    }
-}
-
-/// A refusal of this kind.
-pub(crate) fn refuse(kind: RefusalKind, message: impl Into<String>) -> Refused {
-    Refused::Refusal(Refusal {
-        kind,
-        message: message.into(),
-    })
-}
-
-/// The arguments behind the question mark.
-struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn value(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-    }
-
-    fn number(&self, name: &str) -> Result<Option<u64>, Refused> {
-        self.value(name)
-            .map(|text| {
-                text.parse()
-                    .map_err(|_| refuse(RefusalKind::BadRequest, format!("{name} must be a whole number")))
-            })
-            .transpose()
-    }
-
-    /// `wait` in seconds, cut to [`WAIT_SECS`].
-    fn wait(&self) -> Result<Option<Duration>, Refused> {
-        Ok(self
-            .number("wait")?
-            .map(|seconds| Duration::from_secs(seconds.min(WAIT_SECS))))
-    }
-}
-
-fn query<B>(request: &Request<B>) -> Result<Query, Refused> {
-    let text = request.uri().query().unwrap_or_default();
-    let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        Ok((decode(key)?, decode(value)?))
-    });
-    Ok(Query(pairs.collect::<Result<_, Refused>>()?))
-}
-
-/// Percent-decodes one part of a path or query.
-pub(crate) fn decode(text: &str) -> Result<String, Refused> {
-    let bad = || {
-        refuse(
-            RefusalKind::BadRequest,
-            "the address is not well-formed UTF-8 in percent-encoding",
-        )
-    };
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digit = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
-            let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
-                return Err(bad());
-            };
-            // Two hexadecimal digits fit into a byte.
-            bytes.push((high * 16 + low) as u8);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| bad())
-}
-
-/// Reads a JSON body within its bounds of size and time.
-async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refused> {
-    let read = Limited::new(request.into_body(), JSON_BYTES).collect();
-    let bytes = match timeout(BODY_TIME, read).await {
-        Ok(Ok(collected)) => collected.to_bytes(),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            return Err(refuse(
-                RefusalKind::TooLarge,
-                format!("a JSON body has at most {JSON_BYTES} bytes"),
-            ));
-        }
-        Ok(Err(_)) => return Err(refuse(RefusalKind::BadRequest, "the body broke off")),
-        Err(_) => return Err(refuse(RefusalKind::BadRequest, "the body did not arrive in time")),
-    };
-    serde_json::from_slice(&bytes)
-        .map_err(|error| refuse(RefusalKind::BadRequest, format!("the body does not fit: {error}")))
-}
-
-fn json<T: Serialize>(status: StatusCode, value: &T) -> Result<Response<Body>, Refused> {
-    match serde_json::to_vec(value) {
-        Ok(bytes) => Ok(json_bytes(status, bytes)),
-        Err(error) => Err(refuse(RefusalKind::Internal, error.to_string())),
-    }
-}
-
-fn json_bytes(status: StatusCode, bytes: Vec<u8>) -> Response<Body> {
-    let body = Full::new(Bytes::from(bytes)).map_err(|never| match never {});
-    let mut response = Response::new(body.boxed_unsync());
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-fn empty(status: StatusCode) -> Response<Body> {
-    let mut response = Response::new(Full::default().map_err(|never| match never {}).boxed_unsync());
-    *response.status_mut() = status;
-    response
 }

@@ -15,6 +15,7 @@ use super::{
     stop::{Act, Stop, Why},
 };
 use crate::{
+    files::Files,
     kernel::{Ending, Kernel, KernelControl, KernelError, KernelEvent, KernelOutcome, KernelRun},
     lease::whole_ms,
 };
@@ -33,6 +34,7 @@ pub(super) struct Owner {
     kernel: Box<dyn Kernel>,
     control: Arc<dyn KernelControl>,
     lane: Arc<Lane>,
+    files: Files,
     ending: watch::Receiver<Option<EndReason>>,
     life: Life,
     /// How the kernel died between runs, until a run has been told.
@@ -55,12 +57,14 @@ impl Owner {
     pub(super) fn new(
         kernel: Box<dyn Kernel>,
         lane: Arc<Lane>,
+        files: Files,
         ending: watch::Receiver<Option<EndReason>>,
     ) -> Self {
         Self {
             control: kernel.control(),
             kernel,
             lane,
+            files,
             ending,
             life: Life::Down { unasked: 0 },
             lost: None,
@@ -171,6 +175,7 @@ impl Owner {
     }
 
     async fn run(&mut self, run: &Arc<Run>, code: String, boot_time: Option<Duration>) {
+        let mark = self.files.mark().await;
         let begun = Instant::now();
         run.log.push([RunEventKind::Started {
             kernel_boot_ms: boot_time.map(whole_ms),
@@ -182,8 +187,9 @@ impl Owner {
             Ending::Died => Life::Down { unasked: 0 },
             Ending::Ok | Ending::Error => Life::Used,
         };
-        self.lane
-            .done(run, run.outcome(outcome, stop.why(), begun.elapsed()));
+        let mut outcome = run.outcome(outcome, stop.why(), begun.elapsed());
+        outcome.files = self.files.changes_since(&mark).await;
+        self.lane.done(run, outcome);
     }
 
     /// Runs the code to its end, however that comes about.

@@ -59,7 +59,7 @@ async fn a_start_that_cannot_succeed_says_why() {
             "there is no bash kernel",
         ),
     ] {
-        let bench = Bench::with(config, vec![Scripted::new(Language::Python).starts([kernel])]);
+        let bench = Bench::with(&config, vec![Scripted::new(Language::Python).starts([kernel])]);
         let client = bench.connect().await;
         let hello: Hello = client.get("/?wait=60").await.json();
         assert_eq!((hello.ready, hello.failed.as_deref()), (false, Some(reason)));
@@ -83,7 +83,7 @@ async fn other_kernels_start_with_their_first_run() {
     let bash = Scripted::new(Language::Bash).starts([Start::Takes(70)]);
     let log = bash.log();
     let bench = Bench::with(
-        ready(&[Language::Python]),
+        &ready(&[Language::Python]),
         vec![Scripted::new(Language::Python), bash],
     );
     let client = bench.leased().await;
@@ -114,7 +114,7 @@ async fn other_kernels_start_with_their_first_run() {
 async fn a_failed_start_fails_its_run_and_the_next_one_tries_again() {
     let bash = Scripted::new(Language::Bash).starts([Start::Fails]);
     let bench = Bench::with(
-        ready(&[Language::Python]),
+        &ready(&[Language::Python]),
         vec![Scripted::new(Language::Python), bash],
     );
     let client = bench.leased().await;
@@ -134,7 +134,7 @@ async fn a_failed_start_fails_its_run_and_the_next_one_tries_again() {
 async fn a_missing_kernel_is_refused_once_it_is_known_to_be_missing() {
     let bash = Scripted::new(Language::Bash).starts([Start::Absent]);
     let bench = Bench::with(
-        ready(&[Language::Python]),
+        &ready(&[Language::Python]),
         vec![Scripted::new(Language::Python), bash],
     );
     let client = bench.leased().await;
@@ -154,7 +154,7 @@ async fn a_missing_kernel_is_refused_once_it_is_known_to_be_missing() {
 async fn a_run_can_be_cancelled_while_its_kernel_starts() {
     let bash = Scripted::new(Language::Bash).starts([Start::Takes(5000)]);
     let bench = Bench::with(
-        ready(&[Language::Python]),
+        &ready(&[Language::Python]),
         vec![Scripted::new(Language::Python), bash],
     );
     let client = bench.leased().await;

@@ -17,7 +17,7 @@ fn standing(answer: &crate::support::Answer) -> Standing {
 async fn view(client: &Client) -> LeaseView {
     match client.get("/lease").await.expect(200).json() {
         LeaseState::Bound(view) => view,
-        other => panic!("{other:?}"),
+        other @ (LeaseState::Unbound | LeaseState::Ending(_)) => panic!("{other:?}"),
     }
 }
 
@@ -136,7 +136,7 @@ async fn the_holder_may_change_the_idle_time_and_not_the_lifetime() {
 #[tokio::test(start_paused = true)]
 async fn unbound_it_ends_when_no_channel_lives() {
     let bench = Bench::with(
-        AgentConfig {
+        &AgentConfig {
             ready: vec![],
             ..AgentConfig::default()
         },
@@ -169,7 +169,7 @@ async fn bound_it_needs_no_channel() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_answers_no_ping_is_no_live_channel() {
     let bench = Bench::with(
-        AgentConfig {
+        &AgentConfig {
             ready: vec![],
             ..AgentConfig::default()
         },

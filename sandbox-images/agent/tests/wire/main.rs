@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod files;
 mod kernels;
 mod lease;
 mod requests;

@@ -11,8 +11,13 @@ use greenroom::{
     engine::{EngineError, Listed, ListedState},
     sandbox::{Fate, SandboxId, SandboxSpec},
 };
-use greenroom_agent::{Agent, Parts, kernel::Kernel};
+use greenroom_agent::{
+    Agent, Parts,
+    files::{FileUser, Files},
+    kernel::Kernel,
+};
 use greenroom_protocol::Platform;
+use tempfile::TempDir;
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -61,6 +66,7 @@ pub(super) struct Running {
     pub(super) agent: Agent,
     pub(super) relays: Vec<AbortOnDropHandle<()>>,
     _watcher: AbortOnDropHandle<()>,
+    _work_dir: TempDir,
 }
 
 impl World {
@@ -143,8 +149,14 @@ impl World {
             if !matches!(sandbox.doing, Doing::Created) {
                 return Ok(());
             }
+            let failed = |error: std::io::Error| EngineError::Refused {
+                what: "start a sandbox",
+                reason: error.to_string(),
+            };
+            let work_dir = TempDir::new().map_err(failed)?;
             let parts = Parts {
                 kernels: kernels(&sandbox.spec),
+                files: Files::start(&work_dir.path().to_string_lossy(), FileUser::Own).map_err(failed)?,
                 platform,
             };
             let agent = Agent::start(&sandbox.spec.agent, parts);
@@ -154,6 +166,7 @@ impl World {
                 agent,
                 relays: Vec::new(),
                 _watcher: AbortOnDropHandle::new(watcher),
+                _work_dir: work_dir,
             });
             Ok(())
         })

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use greenroom_protocol::{Language, RunEvent, RunEventKind, RunId, RunOutcome, RunRequest};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, request::Builder};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -36,14 +36,17 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> hyper::Result<Response<Incoming>> {
+        self.try_send(request(method, path), body).await
+    }
+
+    pub(crate) async fn send(&self, request: Builder, body: Bytes) -> Response<Incoming> {
+        self.try_send(request, body).await.unwrap()
+    }
+
+    async fn try_send(&self, request: Builder, body: Bytes) -> hyper::Result<Response<Incoming>> {
         let mut send = self.send.clone();
         send.ready().await?;
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("http://agent{path}"))
-            .body(Full::new(body))
-            .unwrap();
-        send.send_request(request).await
+        send.send_request(request.body(Full::new(body)).unwrap()).await
     }
 
     pub(crate) async fn answer(&self, method: Method, path: &str, body: Bytes) -> Answer {
@@ -60,6 +63,11 @@ impl Client {
 
     pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.answer(Method::DELETE, path, Bytes::new()).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &'static str) -> Answer {
+        self.answer(Method::PUT, path, Bytes::from_static(body.as_bytes()))
+            .await
     }
 
     pub(crate) async fn post<T: Serialize>(&self, path: &str, body: &T) -> Answer {
@@ -85,6 +93,13 @@ impl Client {
     pub(crate) async fn run(&self, id: &str, code: &str) -> RunOutcome {
         self.start(id, code).await.outcome().await
     }
+}
+
+/// A request to be sent.
+pub(crate) fn request(method: Method, path: &str) -> Builder {
+    Request::builder()
+        .method(method)
+        .uri(format!("http://agent{path}"))
 }
 
 /// A request for a run of the python kernel with a minute's time.
@@ -120,6 +135,8 @@ impl Answer {
 pub(crate) struct Events {
     body: Incoming,
     buffer: BytesMut,
+    /// Bytes of the buffer that hold no end of a line.
+    seen: usize,
     /// HTTP/2 frames so far.
     pub(crate) frames: usize,
 }
@@ -131,15 +148,18 @@ impl Events {
         Self {
             body: response.into_body(),
             buffer: BytesMut::new(),
+            seen: 0,
             frames: 0,
         }
     }
 
     pub(crate) async fn next(&mut self) -> Option<RunEvent> {
         loop {
-            if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
-                let line = self.buffer.split_to(end);
+            let unseen = &self.buffer[self.seen..];
+            if let Some(end) = unseen.iter().position(|b| *b == b'\n') {
+                let line = self.buffer.split_to(self.seen + end);
                 self.buffer.advance(1);
+                self.seen = 0;
                 return Some(serde_json::from_slice(&line).unwrap());
             }
             let Some(frame) = self.body.frame().await else {
@@ -147,6 +167,7 @@ impl Events {
                 return None;
             };
             self.frames += 1;
+            self.seen = self.buffer.len();
             self.buffer
                 .extend_from_slice(&frame.unwrap().into_data().unwrap());
         }
@@ -171,10 +192,10 @@ impl Events {
     pub(crate) async fn outcome(&mut self) -> RunOutcome {
         let last = self.until(|kind| matches!(kind, RunEventKind::Finished(_))).await;
         assert!(self.next().await.is_none(), "something follows the end");
-        match last.kind {
-            RunEventKind::Finished(outcome) => outcome,
-            other => panic!("{other:?}"),
-        }
+        let RunEventKind::Finished(outcome) = last.kind else {
+            unreachable!()
+        };
+        outcome
     }
 
     /// Everything to the end of the stream.

@@ -26,7 +26,7 @@ pub(crate) enum Start {
 }
 
 /// What the code's lines do:
-/// `print TEXT`, `result TEXT`, `wait MS` and `hold` (until interrupted), `deaf` (until killed), `tough` (as
+/// `print TEXT`, `result TEXT`, `write PATH`, `wait MS` and `hold` (until interrupted), `deaf` (until killed), `tough` (as
 /// deaf, and takes half a second to die), `raise`, `exit`.
 #[derive(Debug)]
 pub(crate) struct Scripted {
@@ -99,6 +99,7 @@ impl Scripted {
                 // The owner may be gone at the end of a test.
                 drop(events.send(event).await);
             }
+            "write" => std::fs::write(rest, "made by a run").unwrap(),
             "result" => end.result = Some(rest.to_owned()),
             "wait" => sleep(Duration::from_millis(rest.parse().unwrap())).await,
             "hold" | "deaf" | "tough" => std::future::pending().await,

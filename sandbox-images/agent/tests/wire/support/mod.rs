@@ -3,18 +3,22 @@
 mod client;
 mod kernel;
 
-use greenroom_agent::{Agent, Parts};
+use greenroom_agent::{
+    Agent, Parts,
+    files::{FileUser, Files},
+};
 use greenroom_protocol::{AgentConfig, Language, LeaseRequest, Platform};
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::{
-    client::{Answer, Client, run},
+    client::{Answer, Client, request, run},
     kernel::{Scripted, Start},
 };
 
 /// An agent and what keeps its connections served.
 pub(crate) struct Bench {
     pub(crate) agent: Agent,
+    pub(crate) work_dir: tempfile::TempDir,
     served: std::sync::Mutex<Vec<AbortOnDropHandle<()>>>,
 }
 
@@ -23,7 +27,7 @@ impl Bench {
     pub(crate) fn new(kernels: Vec<Scripted>) -> Self {
         let ready = kernels.iter().map(Scripted::named).collect();
         Self::with(
-            AgentConfig {
+            &AgentConfig {
                 ready,
                 ..AgentConfig::default()
             },
@@ -31,9 +35,11 @@ impl Bench {
         )
     }
 
-    pub(crate) fn with(config: AgentConfig, kernels: Vec<Scripted>) -> Self {
+    pub(crate) fn with(config: &AgentConfig, kernels: Vec<Scripted>) -> Self {
+        let work_dir = tempfile::tempdir().unwrap();
         let parts = Parts {
             kernels: kernels.into_iter().map(|kernel| Box::new(kernel) as _).collect(),
+            files: Files::start(work_dir.path().to_str().unwrap(), FileUser::Own).unwrap(),
             platform: Platform {
                 gvisor: false,
                 kernel: "a test".into(),
@@ -43,7 +49,8 @@ impl Bench {
             },
         };
         Self {
-            agent: Agent::start(&config, parts),
+            agent: Agent::start(config, parts),
+            work_dir,
             served: std::sync::Mutex::default(),
         }
     }
