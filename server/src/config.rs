@@ -4,6 +4,7 @@
 //! for `.` and `-`: `pool.python.warm` is `GREENROOM_POOL_PYTHON_WARM`. Nothing else reads the environment.
 
 mod layers;
+mod parts;
 mod read;
 mod settings;
 mod units;

@@ -20,6 +20,7 @@
 
 pub mod config;
 pub mod conversation;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod guest;

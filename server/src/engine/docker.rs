@@ -163,6 +163,14 @@ impl DockerEngine {
         })
     }
 
+    /// Whether the agent can be put into images; answers what it is.
+    ///
+    /// # Errors
+    /// [`EngineError::BadAgent`] says what is wrong with it.
+    pub async fn check_agent(&self) -> Result<String, EngineError> {
+        self.images.check_agent().await
+    }
+
     /// The cgroup that all sandboxes are below, for whoever checks that nothing is left.
     #[must_use]
     pub fn cgroup_parent(&self) -> &str {

@@ -67,12 +67,21 @@ impl Images {
         }
     }
 
+    async fn agent(&self) -> Result<Agent, EngineError> {
+        let agent = Agent::read(&self.agent).await;
+        agent.map_err(|bad| EngineError::BadAgent(bad.to_string()))
+    }
+
+    /// See [`super::DockerEngine::check_agent`].
+    pub(super) async fn check_agent(&self) -> Result<String, EngineError> {
+        let architecture = self.agent().await?.architecture();
+        Ok(format!("{}, static, for {architecture}", self.agent.display()))
+    }
+
     /// See [`crate::engine::Engine::prepare`]. Two servers that prepare the same at the same time both
     /// succeed: the later commit takes the name over, with the same content.
     pub(super) async fn prepare(&self, image: &str) -> Result<String, EngineError> {
-        let agent = Agent::read(&self.agent)
-            .await
-            .map_err(|bad| EngineError::BadAgent(bad.to_string()))?;
+        let agent = self.agent().await?;
         let source = self.inspect(image).await?;
         let source_id = source.id.clone().unwrap_or_default();
         let volumes = volumes_of(image, &source)?;

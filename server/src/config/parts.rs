@@ -1,0 +1,58 @@
+//! What the configuration means to the parts that it configures.
+
+use std::path::PathBuf;
+
+use greenroom_protocol::AgentConfig;
+
+use super::{Config, PoolConfig};
+use crate::{conversation::PoolName, engine::docker::DockerConfig, sandbox::SandboxSpec};
+
+/// The agent's file name where it lies beside the server's own executable.
+const AGENT: &str = "greenroom-agent";
+
+impl Config {
+    /// The agent's binary: as configured, or beside this executable.
+    #[must_use]
+    pub fn agent_binary(&self) -> PathBuf {
+        self.agent.clone().unwrap_or_else(|| {
+            let own = std::env::current_exe().unwrap_or_default();
+            own.with_file_name(AGENT)
+        })
+    }
+
+    /// The Docker engine, for a server that calls itself `creator`; `fingerprint` is the secret's.
+    #[must_use]
+    pub fn docker(&self, fingerprint: &str, creator: &str) -> DockerConfig {
+        DockerConfig {
+            socket: self.engine.socket.clone(),
+            fingerprint: fingerprint.to_owned(),
+            deployment: self.engine.deployment.clone(),
+            creator: creator.to_owned(),
+            agent: self.agent_binary(),
+            cgroup_parent: "greenroom".to_owned(),
+        }
+    }
+}
+
+impl PoolConfig {
+    /// What this pool asks its engine for. The image is the one configured, not prepared yet.
+    #[must_use]
+    pub fn sandbox(&self, pool: &PoolName) -> SandboxSpec {
+        SandboxSpec {
+            pool: pool.clone(),
+            image: self.image.clone(),
+            runtime: self.runtime.clone(),
+            cpu_millis: self.cpus.millis,
+            memory_bytes: self.memory.0,
+            pids: self.pids,
+            nproc: self.nproc,
+            nofile: self.nofile,
+            agent: AgentConfig {
+                ready: self.languages.clone(),
+                preload: self.preload.clone(),
+                spill_bytes: self.spill.0,
+                ..AgentConfig::default()
+            },
+        }
+    }
+}
