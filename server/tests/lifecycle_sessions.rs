@@ -102,11 +102,13 @@ async fn a_sandbox_that_was_removed_is_missed_by_who_knew_it() {
         .await
         .unwrap();
     assert_eq!(gone.standing, restarted(RestartReason::NoLongerOnRecord));
+    let finds = engine.calls(Op::Find);
     let fresh = two
         .try_open("gr-fresh", minted(Provenance::JustMinted))
         .await
         .unwrap();
     assert_eq!(fresh.standing, Standing::New);
+    assert_eq!(engine.calls(Op::Find), finds, "there is nothing to look for");
     // Told or not: the second call reaches a session that is no loss to anybody.
     let again = two
         .try_open("gr-fresh", minted(Provenance::Minted))

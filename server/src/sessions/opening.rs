@@ -20,7 +20,7 @@ use greenroom_protocol::{EndReason, Ended, Hello, LeaseRequest, LeaseState, Refu
 use tokio::time::{Instant, sleep};
 
 use super::{
-    OpenError, Shared, Terms,
+    OpenError, Provenance, Shared, Terms,
     decision::{Knowledge, Step, decide},
     table::{Bond, Memory},
 };
@@ -43,6 +43,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Hellos that a sandbox may leave unanswered, each for its deadline of 10 s.
 const HELLOS: u32 = 3;
+
+/// What the engine shows of a session that never was.
+const NOTHING: Found = Found {
+    place: Place::Absent,
+    tombstone: None,
+};
 
 /// An opening under way.
 pub(super) struct Opening {
@@ -128,7 +134,12 @@ impl Opening {
 
     async fn search(&mut self) -> Result<Bond, OpenError> {
         for look in 0..LOOKS {
-            let found = self.find().await?;
+            let found = if look == 0 && self.terms.provenance == Provenance::JustMinted {
+                // Nobody can have opened it before; if somebody has all the same, adopting says so.
+                NOTHING
+            } else {
+                self.shared.find(&self.name).await?
+            };
             let knowledge = Knowledge {
                 known: self.known.as_ref(),
                 fate: self.fate,
@@ -283,10 +294,6 @@ impl Opening {
     fn know(&mut self, id: &SandboxId, fate: Option<RestartReason>) {
         self.known = Some(id.clone());
         self.fate = fate;
-    }
-
-    async fn find(&self) -> Result<Found, OpenError> {
-        self.shared.find(&self.name).await
     }
 
     async fn has_ended(&self, id: &SandboxId) -> Result<bool, OpenError> {
