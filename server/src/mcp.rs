@@ -1,6 +1,83 @@
 //! MCP: tools, conversations, answers and transports. The only place that names `rmcp`.
+//!
+//! ```text
+//! endpoint (HTTP, both eras) ─┐
+//! stdio ──────────────────────┴▶ service ─▶ tools ─┬▶ arguments     parsed once, every limit named
+//!                                                  ├▶ conversation  which one: the host's word, the argument, minted
+//!                                                  ├▶ watch         patience, progress, cancellation
+//!                                                  └▶ render        the one place that shapes answers
+//! ```
+//! Only `service`, `endpoint`, `transports` and `stdio` know the protocol; behind `tools` there is none.
 
+mod arguments;
+mod caller;
 mod conversation;
+mod endpoint;
+mod instructions;
 mod minted;
 mod render;
+mod service;
+mod stdio;
+mod tools;
 mod transcript;
+mod transports;
+mod watch;
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+pub use self::endpoint::{Answered, Endpoint};
+use self::tools::Tools;
+use crate::{
+    config::Config,
+    conversation::{ConversationId, Secret},
+    metrics::Metrics,
+    sessions::Sessions,
+};
+
+/// The MCP server of this process. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Mcp {
+    tools: Arc<Tools>,
+    /// From here on calls that break off were not broken off by their callers.
+    closing: CancellationToken,
+    /// Ends every stream.
+    streams: CancellationToken,
+}
+
+impl Mcp {
+    /// The tools over these sessions.
+    #[must_use]
+    pub fn new(config: Arc<Config>, secret: Secret, sessions: Sessions, metrics: Metrics) -> Self {
+        Self {
+            tools: Arc::new(Tools::new(config, secret, sessions, metrics)),
+            closing: CancellationToken::new(),
+            streams: CancellationToken::new(),
+        }
+    }
+
+    /// The tools over HTTP.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::new(&self.tools, &self.closing, &self.streams)
+    }
+
+    /// The tools over standard input and output, until that ends or [`close`](Self::close) is called.
+    ///
+    /// # Errors
+    /// Standard input or output cannot be used.
+    pub async fn stdio(&self, conversation: Option<ConversationId>) -> io::Result<()> {
+        let (closing, streams) = (self.closing.clone(), self.streams.clone());
+        stdio::serve(Arc::clone(&self.tools), conversation, closing, streams).await
+    }
+
+    /// Waits until no call is in flight, at most for `grace`, then ends every stream. Runs are left alone.
+    pub async fn close(&self, grace: Duration) {
+        self.closing.cancel();
+        if !self.tools.drained(grace).await {
+            tracing::warn!(?grace, "calls were still in flight; their runs go on");
+        }
+        self.streams.cancel();
+    }
+}

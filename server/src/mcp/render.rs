@@ -14,11 +14,11 @@ mod tests;
 use greenroom_protocol::{RestartReason, Standing, WORK_DIR};
 use greenroom_tool_schemas::{ResultMeta, SessionState};
 
-use crate::conversation::ConversationId;
+use crate::{conversation::ConversationId, error::Failure};
 
 pub(super) use self::{
     files::{Content, deleted, downloaded, listed, uploaded},
-    run::{RunStyle, run, runs},
+    run::{RunStyle, lost, run, runs},
     text::span,
 };
 
@@ -134,6 +134,52 @@ impl Heading {
             meta: self.meta(),
             ..Answer::default()
         }
+    }
+}
+
+impl Answer {
+    /// Bytes on the wire, near enough: text and data as JSON, base64 as it is.
+    fn bytes(&self) -> usize {
+        let images: usize = self.images.iter().map(|image| image.data.len()).sum();
+        let json = |length: Result<String, serde_json::Error>| length.map_or(0, |json| json.len());
+        images + json(serde_json::to_string(&self.text)) + json(serde_json::to_string(&self.meta))
+    }
+
+    /// A failure of a call that has no conversation yet.
+    pub(super) fn failed(failure: &Failure) -> Self {
+        let status = format!("failed: {} · session: none", failure.kind.as_str());
+        Self {
+            text: format!("{status}\n\n{}", sentence(&failure.text)),
+            meta: ResultMeta {
+                failure: Some(failure.kind.as_str().to_owned()),
+                ..ResultMeta::default()
+            },
+            is_error: true,
+            ..Self::default()
+        }
+    }
+}
+
+impl Heading {
+    /// A failure.
+    pub(super) fn failed(&self, failure: &Failure) -> Answer {
+        let mut answer = self.sentence(
+            &format!("failed: {}", failure.kind.as_str()),
+            &sentence(&failure.text),
+        );
+        answer.meta.failure = Some(failure.kind.as_str().to_owned());
+        answer.is_error = true;
+        answer
+    }
+}
+
+/// An error's fragment as a sentence.
+fn sentence(text: &str) -> String {
+    let text = text::plain(text);
+    if text.ends_with(['.', '!', '?']) {
+        text.into_owned()
+    } else {
+        format!("{text}.")
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a run has shown so far: its events gathered into bounded memory, ready to be rendered.
 
 use greenroom_protocol::{
-    Language, RunError, RunEvent, RunEventKind, RunId, RunOutcome, Standing, Stream, StreamSummary, limits,
+    Language, RunError, RunEvent, RunEventKind, RunId, RunOutcome, RunState, RunSummary, Standing, Stream,
+    StreamSummary, limits,
 };
 
 /// Bytes of text of one stream that are kept. The agent sends 128 KiB, four times that if all of it was escaped.
@@ -74,6 +75,8 @@ pub(super) struct Captured {
     pub gaps: Vec<(usize, u64)>,
     /// Bytes that were written, as far as is known.
     pub bytes: u64,
+    /// Where we saved all of it, if the agent did not.
+    pub saved: Option<String>,
 }
 
 impl Captured {
@@ -174,6 +177,17 @@ impl Transcript {
         }
     }
 
+    /// Takes from a list what events that were not replayed said.
+    pub(super) fn place(&mut self, run: &RunSummary) {
+        self.language = Some(run.language);
+        self.at_ms = self.at_ms.max(run.age_ms);
+        self.next = self.next.max(run.next);
+        match run.state {
+            RunState::Queued => {}
+            RunState::Running | RunState::Finished(_) => self.stage = Stage::Running,
+        }
+    }
+
     /// The outcome, once there is one.
     pub(super) fn outcome(&self) -> Option<&RunOutcome> {
         match &self.stage {
@@ -188,11 +202,15 @@ impl Transcript {
             Stream::Stdout => (&self.stdout, self.outcome().map(|outcome| &outcome.stdout)),
             Stream::Stderr => (&self.stderr, self.outcome().map(|outcome| &outcome.stderr)),
         };
-        said.cloned().unwrap_or_else(|| StreamSummary {
+        let mut summary = said.cloned().unwrap_or_else(|| StreamSummary {
             bytes: seen.bytes,
             omitted: seen.gaps.iter().map(|(_, bytes)| bytes).sum(),
             path: None,
-        })
+        });
+        if summary.path.is_none() {
+            summary.path.clone_from(&seen.saved);
+        }
+        summary
     }
 
     /// One line for a progress message: what was printed last, or what the run waits for.

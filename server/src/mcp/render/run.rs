@@ -10,7 +10,7 @@ use greenroom_tool_schemas::{self as schemas, ErrorMeta, FileMeta, RunMeta, Stre
 
 use super::{
     super::transcript::{Captured, Display, Stage, Transcript},
-    ANSWER_BYTES, Answer, Heading, Image, absolute,
+    ANSWER_BYTES, Answer, Heading, Image, Session, absolute,
     text::{cut, plain, share, size, span},
 };
 use crate::config::ErrorStyle;
@@ -32,6 +32,9 @@ pub(crate) struct RunStyle {
     pub timeout: Option<Duration>,
 }
 
+/// Bytes of one text in the machine-readable part.
+const META_BYTES: usize = 16 << 10;
+
 /// A part of the text that shares the budget.
 struct Section {
     label: &'static str,
@@ -39,54 +42,67 @@ struct Section {
     path: Option<String>,
 }
 
-/// Renders a run.
-pub(crate) fn run(heading: &Heading, transcript: &Transcript, style: RunStyle) -> Answer {
+/// Renders a run. An answer that would still be too large, since its characters are long ones, is rendered again
+/// with fewer of them.
+pub(crate) fn run(heading: &Heading, transcript: &Transcript, mut style: RunStyle) -> Answer {
+    loop {
+        let answer = render(heading, transcript, style);
+        if style.chars <= LEAST_CHARS || answer.bytes() <= ANSWER_BYTES {
+            return answer;
+        }
+        style.chars /= 2;
+    }
+}
+
+/// Renders what is known of a run whose sandbox ended under it.
+pub(crate) fn lost(heading: &Heading, transcript: &Transcript, style: RunStyle) -> Answer {
+    let again = match heading.session {
+        Session::None => "The next call gets a fresh sandbox",
+        Session::New | Session::Existing | Session::Restarted(_) => "A fresh sandbox is ready",
+    };
+    let mut text = format!(
+        "{}\n\nThe sandbox ended while the code was running. What the code did until then is lost with it, and it was not run \
+         again. {again}.",
+        heading.lines("failed: lost")
+    );
+    let seen = printed(transcript, style.chars.min(FLAGGED_CHARS), Order::AsUsual);
+    if !seen.text.is_empty() {
+        text.push_str("\n\nUntil then it showed:");
+        text.push_str(&seen.text);
+    }
+    let mut meta = heading.meta();
+    meta.failure = Some("lost".to_owned());
+    Answer {
+        text,
+        meta,
+        is_error: true,
+        ..Answer::default()
+    }
+}
+
+fn render(heading: &Heading, transcript: &Transcript, style: RunStyle) -> Answer {
     let status = status(transcript);
     let failed = !matches!(
         status,
         schemas::RunStatus::Ok | schemas::RunStatus::Running | schemas::RunStatus::Queued
     );
     let is_error = failed && style.errors == ErrorStyle::Flag;
-    let budget = if is_error {
-        style.chars.min(FLAGGED_CHARS)
+    let (budget, order) = if is_error {
+        (style.chars.min(FLAGGED_CHARS), Order::TracebackFirst)
     } else {
-        style.chars
+        (style.chars, Order::AsUsual)
     };
     let (images, mut notes) = images(transcript);
     notes.extend(state_notes(transcript, style.timeout));
-    let mut head = heading.lines(&status_line(status, transcript));
-    head.push_str(&lost(transcript));
+    let mut text = heading.lines(&status_line(status, transcript));
+    text.push_str(&lost_kernel(transcript));
     let tail = tail(transcript.outcome(), &notes);
-    let mut sections = sections(transcript);
-    if is_error {
-        // Hosts cut the text of an error: what was raised comes before what was printed.
-        sections.sort_by_key(|section| section.label != TRACEBACK);
-    }
-    let fixed = head.chars().count()
-        + tail.chars().count()
-        + sections.iter().map(|s| s.label.len() + 4).sum::<usize>();
-    let needs: Vec<usize> = sections
-        .iter()
-        .map(|section| section.content.text.chars().count())
-        .collect();
-    let shares = share(budget.saturating_sub(fixed).max(LEAST_CHARS), &needs);
-    let mut text = head;
-    let (mut stdout_cut, mut stderr_cut) = (false, false);
-    for (section, share) in sections.iter().zip(shares) {
-        let part = cut(&section.content, share, section.path.as_deref());
-        // Writing to a String cannot fail.
-        let _ = write!(
-            text,
-            "\n\n{}:\n{}",
-            section.label,
-            part.text.trim_end_matches('\n')
-        );
-        stdout_cut |= section.label == STDOUT && part.truncated;
-        stderr_cut |= section.label == STDERR && part.truncated;
-    }
+    let around = text.chars().count() + tail.chars().count();
+    let printed = printed(transcript, budget.saturating_sub(around), order);
+    text.push_str(&printed.text);
     text.push_str(&tail);
     let mut meta = heading.meta();
-    meta.run = Some(run_meta(transcript, status, images.len(), stdout_cut, stderr_cut));
+    meta.run = Some(run_meta(transcript, status, images.len(), &printed));
     meta.files = transcript
         .outcome()
         .map(|outcome| outcome.files.iter().map(file_meta).collect());
@@ -96,6 +112,53 @@ pub(crate) fn run(heading: &Heading, transcript: &Transcript, style: RunStyle) -
         meta,
         is_error,
     }
+}
+
+/// What comes first of what a run showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// Output before errors.
+    AsUsual,
+    /// Hosts cut the text of an error: what was raised comes before what was printed.
+    TracebackFirst,
+}
+
+/// What a run showed, as text within a budget.
+struct Printed {
+    text: String,
+    stdout_truncated: bool,
+    stderr_truncated: bool,
+}
+
+fn printed(transcript: &Transcript, budget: usize, order: Order) -> Printed {
+    let mut sections = sections(transcript);
+    if order == Order::TracebackFirst {
+        sections.sort_by_key(|section| section.label != TRACEBACK);
+    }
+    let labels: usize = sections.iter().map(|section| section.label.len() + 4).sum();
+    let needs: Vec<usize> = sections
+        .iter()
+        .map(|section| section.content.text.chars().count())
+        .collect();
+    let shares = share(budget.saturating_sub(labels).max(LEAST_CHARS), &needs);
+    let mut printed = Printed {
+        text: String::new(),
+        stdout_truncated: false,
+        stderr_truncated: false,
+    };
+    for (section, share) in sections.iter().zip(shares) {
+        let part = cut(&section.content, share, section.path.as_deref());
+        // Writing to a String cannot fail.
+        let _ = write!(
+            printed.text,
+            "\n\n{}:\n{}",
+            section.label,
+            part.text.trim_end_matches('\n')
+        );
+        printed.stdout_truncated |= section.label == STDOUT && part.truncated;
+        printed.stderr_truncated |= section.label == STDERR && part.truncated;
+    }
+    printed
 }
 
 const STDOUT: &str = "stdout";
@@ -144,7 +207,7 @@ fn status_line(status: schemas::RunStatus, transcript: &Transcript) -> String {
 }
 
 /// A kernel that died between runs took its variables along: that stands at the top, like a restart.
-fn lost(transcript: &Transcript) -> String {
+fn lost_kernel(transcript: &Transcript) -> String {
     let Some(error) = &transcript.lost else {
         return String::new();
     };
@@ -356,8 +419,7 @@ fn run_meta(
     transcript: &Transcript,
     status: schemas::RunStatus,
     images: usize,
-    stdout_cut: bool,
-    stderr_cut: bool,
+    printed: &Printed,
 ) -> RunMeta {
     let outcome = transcript.outcome();
     let stream = |which, truncated| {
@@ -377,12 +439,12 @@ fn run_meta(
         duration_ms: outcome
             .map(|outcome| outcome.duration_ms)
             .filter(|ms| ms.is_finite()),
-        stdout: stream(Stream::Stdout, stdout_cut),
-        stderr: stream(Stream::Stderr, stderr_cut),
+        stdout: stream(Stream::Stdout, printed.stdout_truncated),
+        stderr: stream(Stream::Stderr, printed.stderr_truncated),
         error: outcome
             .and_then(|outcome| outcome.error.as_ref())
             .map(|error| ErrorMeta {
-                name: error.name.clone(),
+                name: bounded(&error.name),
                 message: error.message.clone(),
             }),
         result: outcome.and_then(|outcome| outcome.result.clone()),
@@ -390,6 +452,11 @@ fn run_meta(
         images,
         next: transcript.next,
     }
+}
+
+/// What programs get of a long text; they have the files for the rest.
+fn bounded(text: &str) -> String {
+    text[..text.floor_char_boundary(META_BYTES)].to_owned()
 }
 
 fn file_meta(file: &FileChange) -> FileMeta {

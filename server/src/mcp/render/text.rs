@@ -149,7 +149,7 @@ mod tests {
         Captured {
             text: text.to_owned(),
             gaps: gaps.to_vec(),
-            bytes: 0,
+            ..Captured::default()
         }
     }
 

@@ -1,0 +1,628 @@
+//! Arguments of a call, parsed once into types: everything behind this file knows that they hold.
+
+use std::{fmt, time::Duration};
+
+use base64::{
+    Engine as _,
+    alphabet::STANDARD as ALPHABET,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use bytes::Bytes;
+use greenroom_protocol::{Language, RunId, WORK_DIR, limits};
+use greenroom_tool_schemas::{self as schemas, Definition, Encoding, ToolName};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::{
+    config::{Limits, PoolConfig, Size},
+    error::Failure,
+    guest::{Depth, WriteMode},
+};
+
+/// Longest that `get_run` waits: hosts give up after 60 s without a word.
+const WAIT_SECONDS: u64 = 50;
+
+/// What `max_output_chars` may be.
+const OUTPUT_CHARS: std::ops::RangeInclusive<u64> = 1_000..=200_000;
+
+/// Most bytes of a file in one answer: as base64 they stay below the size at which hosts cut.
+pub(super) const DOWNLOAD_BYTES: u64 = 600 << 10;
+
+/// Models leave the padding out, or put it where none belongs.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &ALPHABET,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// What a call asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Request {
+    Execute(Execute),
+    Upload {
+        path: WorkPath,
+        content: Bytes,
+        mode: WriteMode,
+    },
+    List {
+        path: WorkPath,
+        depth: Depth,
+    },
+    Download {
+        path: WorkPath,
+        offset: u64,
+        length: Option<u64>,
+    },
+    ListRuns,
+    GetRun {
+        id: RunId,
+        since: u64,
+        wait: Duration,
+    },
+    CancelRun {
+        id: RunId,
+    },
+    Reset,
+    Delete {
+        path: WorkPath,
+    },
+    Info,
+}
+
+/// Code to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Execute {
+    pub code: String,
+    pub language: Language,
+    pub timeout: Duration,
+    pub waiting: Waiting,
+    pub chars: usize,
+}
+
+/// Whether a call waits for its run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// As long as patience lasts.
+    Patiently,
+    /// Until it is accepted.
+    NotAtAll,
+}
+
+/// A path below the work directory, relative, in UTF-8, without `..` or NUL. Where it really leads, symbolic
+/// links included, is the agent's to check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WorkPath(String);
+
+impl WorkPath {
+    /// Reads a path, relative to the work directory or absolute and below it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.len() > limits::PATH_BYTES {
+            return Err(format!(
+                "a path has at most {} bytes, this one has {}",
+                limits::PATH_BYTES,
+                text.len()
+            ));
+        }
+        if text.contains('\0') {
+            return Err("a path has no NUL character".to_owned());
+        }
+        let relative = match text.strip_prefix(WORK_DIR) {
+            Some("") => "",
+            Some(rest) if rest.starts_with('/') => rest,
+            _ if text.starts_with('/') => {
+                return Err(format!(
+                    "files are below {WORK_DIR} only; {:?} is not",
+                    shown(text)
+                ));
+            }
+            _ => text,
+        };
+        let mut parts = Vec::new();
+        for part in relative.split('/') {
+            match part {
+                "" | "." => {}
+                ".." => return Err(format!("a path has no \"..\"; {:?} does", shown(text))),
+                part if part.len() > limits::NAME_BYTES => {
+                    return Err(format!(
+                        "a name in a path has at most {} bytes, one has {}",
+                        limits::NAME_BYTES,
+                        part.len()
+                    ));
+                }
+                part => parts.push(part),
+            }
+        }
+        Ok(Self(parts.join("/")))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for WorkPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A call's arguments as they came, without what counts as left out.
+#[derive(Clone, Debug)]
+pub(super) struct Arguments<'a> {
+    tool: &'a Definition,
+    fields: Map<String, Value>,
+}
+
+impl<'a> Arguments<'a> {
+    /// Takes the arguments of a tool: `null` and `""` of what is optional count as left out.
+    ///
+    /// # Errors
+    /// Fields that the tool does not know, with those that it knows.
+    pub(super) fn new(tool: &'a Definition, mut fields: Map<String, Value>) -> Result<Self, Failure> {
+        let (known, required) = (tool.arguments(), tool.required());
+        let unknown: Vec<String> = fields
+            .keys()
+            .filter(|name| !known.contains(&name.as_str()))
+            .map(|name| format!("{:?}", shown(name)))
+            .collect();
+        if !unknown.is_empty() {
+            return Err(Failure::bad_argument(format!(
+                "{} has no argument {}; it has: {}",
+                tool.name,
+                unknown.join(", "),
+                known.join(", ")
+            )));
+        }
+        fields.retain(|name, value| {
+            required.contains(&name.as_str()) || !(value.is_null() || value.as_str() == Some(""))
+        });
+        Ok(Self { tool, fields })
+    }
+
+    /// Takes out one of the arguments that say where a call goes.
+    ///
+    /// # Errors
+    /// It is no text.
+    pub(super) fn address(&mut self, name: &str) -> Result<Option<String>, Failure> {
+        match self.fields.remove(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(Failure::bad_argument(format!("{name} is a text"))),
+        }
+    }
+
+    /// Reads the rest.
+    ///
+    /// # Errors
+    /// What is missing, of the wrong type or over a limit, by name.
+    pub(super) fn request(self, pool: &PoolConfig, limits: &Limits) -> Result<Request, Failure> {
+        match self.tool.name {
+            ToolName::ExecuteCode => execute(self.read()?, pool, limits).map(Request::Execute),
+            ToolName::UploadFile => upload(&self.read()?, limits.upload),
+            ToolName::ListFiles => list(&self.read()?),
+            ToolName::DownloadFile => download(&self.read()?),
+            ToolName::GetRun => get_run(self.read()?),
+            ToolName::CancelRun => {
+                let schemas::CancelRun { run_id: id } = self.read()?;
+                run_id(id).map(|id| Request::CancelRun { id })
+            }
+            ToolName::ResetSession => self.read().map(|schemas::ResetSession {}| Request::Reset),
+            ToolName::DeleteFile => {
+                let schemas::DeleteFile { path } = self.read()?;
+                file(&path).map(|path| Request::Delete { path })
+            }
+            ToolName::SessionInfo => self.read().map(|schemas::SessionInfo {}| Request::Info),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(self) -> Result<T, Failure> {
+        for name in self.tool.required() {
+            if !self.fields.contains_key(name) {
+                return Err(Failure::bad_argument(format!(
+                    "{} needs the argument {name}",
+                    self.tool.name
+                )));
+            }
+        }
+        serde_path_to_error::deserialize(Value::Object(self.fields)).map_err(|error| {
+            let field = error.path().to_string();
+            Failure::bad_argument(format!("{field}: {}", shown(&error.into_inner().to_string())))
+        })
+    }
+}
+
+/// A caller's own text in an error: not more of it than tells which.
+fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().take(200).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}
+
+fn execute(args: schemas::ExecuteCode, pool: &PoolConfig, limits: &Limits) -> Result<Execute, Failure> {
+    if args.code.len() > limits::CODE_BYTES {
+        return Err(Failure::bad_argument(format!(
+            "code has at most {} bytes, this one has {}: put data into files with upload_file",
+            limits::CODE_BYTES,
+            args.code.len()
+        )));
+    }
+    let timeout = match args.timeout_seconds {
+        None => pool.run_timeout,
+        Some(seconds) => {
+            let timeout = Duration::from_secs(seconds);
+            if seconds == 0 || timeout > pool.run_timeout_max {
+                return Err(Failure::bad_argument(format!(
+                    "timeout_seconds is from 1 to {} (limit run_timeout_max), not {seconds}",
+                    pool.run_timeout_max.as_secs()
+                )));
+            }
+            timeout
+        }
+    };
+    let chars = match args.max_output_chars {
+        None => limits.output_chars,
+        Some(chars) if OUTPUT_CHARS.contains(&chars) => usize::try_from(chars).unwrap_or(limits.output_chars),
+        Some(chars) => {
+            let (least, most) = (OUTPUT_CHARS.start(), OUTPUT_CHARS.end());
+            return Err(Failure::bad_argument(format!(
+                "max_output_chars is from {least} to {most}, not {chars}"
+            )));
+        }
+    };
+    Ok(Execute {
+        code: args.code,
+        language: language(args.language.as_deref(), pool)?,
+        timeout,
+        waiting: match args.background {
+            Some(true) => Waiting::NotAtAll,
+            Some(false) | None => Waiting::Patiently,
+        },
+        chars,
+    })
+}
+
+fn language(named: Option<&str>, pool: &PoolConfig) -> Result<Language, Failure> {
+    let known = || Language::ALL.map(Language::as_str).join(", ");
+    match named {
+        None => Ok(pool.languages.first().copied().unwrap_or(Language::Python)),
+        Some(name) => name.parse().map_err(|()| {
+            Failure::bad_argument(format!(
+                "language {:?} is not offered; there are: {}",
+                shown(name),
+                known()
+            ))
+        }),
+    }
+}
+
+fn upload(args: &schemas::UploadFile, limit: Size) -> Result<Request, Failure> {
+    let path = file(&args.path)?;
+    let content = match args.encoding {
+        None | Some(Encoding::Utf8) => Bytes::copy_from_slice(args.content.as_bytes()),
+        Some(Encoding::Base64) => {
+            let text: String = args
+                .content
+                .chars()
+                .filter(|c| !c.is_ascii_whitespace())
+                .collect();
+            let decoded = BASE64.decode(text.trim_end_matches('='));
+            decoded
+                .map(Bytes::from)
+                .map_err(|error| Failure::bad_argument(format!("content is not base64: {error}")))?
+        }
+    };
+    if content.len() as u64 > limit.bytes() {
+        return Err(Failure::bad_argument(format!(
+            "content has at most {} bytes (limit upload = {limit}), this one has {}",
+            limit.bytes(),
+            content.len()
+        )));
+    }
+    let mode = if args.append == Some(true) {
+        WriteMode::Append
+    } else {
+        WriteMode::Replace
+    };
+    Ok(Request::Upload { path, content, mode })
+}
+
+fn list(args: &schemas::ListFiles) -> Result<Request, Failure> {
+    Ok(Request::List {
+        path: WorkPath::parse(args.path.as_deref().unwrap_or_default()).map_err(bad_path)?,
+        depth: if args.recursive == Some(true) {
+            Depth::All
+        } else {
+            Depth::One
+        },
+    })
+}
+
+fn download(args: &schemas::DownloadFile) -> Result<Request, Failure> {
+    if let Some(length) = args
+        .length
+        .filter(|length| !(1..=DOWNLOAD_BYTES).contains(length))
+    {
+        return Err(Failure::bad_argument(format!(
+            "length is from 1 to {DOWNLOAD_BYTES} bytes, not {length}"
+        )));
+    }
+    Ok(Request::Download {
+        path: file(&args.path)?,
+        offset: args.offset.unwrap_or(0),
+        length: args.length,
+    })
+}
+
+fn get_run(args: schemas::GetRun) -> Result<Request, Failure> {
+    let wait = args.wait_seconds.unwrap_or(0);
+    if wait > WAIT_SECONDS {
+        return Err(Failure::bad_argument(format!(
+            "wait_seconds is at most {WAIT_SECONDS}, not {wait}: call again"
+        )));
+    }
+    let Some(id) = args.run_id else {
+        return Ok(Request::ListRuns);
+    };
+    Ok(Request::GetRun {
+        id: run_id(id)?,
+        since: args.since.unwrap_or(0),
+        wait: Duration::from_secs(wait),
+    })
+}
+
+fn run_id(text: String) -> Result<RunId, Failure> {
+    let id = RunId(text);
+    if id.is_valid() {
+        Ok(id)
+    } else {
+        Err(Failure::bad_argument(format!(
+            "run_id {:?} is none: answers tell them",
+            shown(&id.0)
+        )))
+    }
+}
+
+/// A path that names something below the work directory, and not that itself.
+fn file(text: &str) -> Result<WorkPath, Failure> {
+    let path = WorkPath::parse(text).map_err(bad_path)?;
+    if path.as_str().is_empty() || text.ends_with('/') {
+        return Err(bad_path(format!("{:?} names no file", shown(text))));
+    }
+    Ok(path)
+}
+
+fn bad_path(what: String) -> Failure {
+    Failure::bad_argument(format!("path: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use greenroom_tool_schemas::Pools;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::{Inputs, Loaded};
+
+    fn read(tool: ToolName, arguments: Value) -> Result<Request, Failure> {
+        let config = Loaded::read(&Inputs::default()).unwrap().config;
+        let Value::Object(fields) = arguments else {
+            panic!("an object")
+        };
+        let definition = Definition::of(tool, Pools::One);
+        let mut arguments = Arguments::new(&definition, fields)?;
+        arguments.address("conversation_id")?;
+        arguments.request(&config.pools[&config.default_pool], &config.limits)
+    }
+
+    #[test]
+    fn good_arguments_become_requests() {
+        let Ok(Request::Execute(execute)) = read(
+            ToolName::ExecuteCode,
+            json!({"code": "", "language": "sh", "timeout_seconds": null, "max_output_chars": "", "conversation_id": null}),
+        ) else {
+            panic!("code that is empty is code")
+        };
+        assert_eq!(
+            (execute.language, execute.timeout.as_secs(), execute.chars),
+            (Language::Bash, 600, 24_000)
+        );
+        assert_eq!(
+            read(
+                ToolName::UploadFile,
+                json!({"path": "/mnt/data/a//./b", "content": "aGk", "encoding": "base64", "append": true})
+            ),
+            Ok(Request::Upload {
+                path: WorkPath("a/b".into()),
+                content: "hi".into(),
+                mode: WriteMode::Append
+            })
+        );
+        let Ok(Request::Upload { content, .. }) =
+            read(ToolName::UploadFile, json!({"path": "a", "content": ""}))
+        else {
+            panic!("an empty file is a file")
+        };
+        assert!(content.is_empty());
+        assert_eq!(
+            read(
+                ToolName::ListFiles,
+                json!({"path": "/mnt/data", "recursive": true})
+            ),
+            Ok(Request::List {
+                path: WorkPath(String::new()),
+                depth: Depth::All
+            })
+        );
+        assert_eq!(
+            read(ToolName::GetRun, json!({"run_id": ""})),
+            Ok(Request::ListRuns)
+        );
+        assert_eq!(
+            read(ToolName::GetRun, json!({"run_id": "r-1", "wait_seconds": 50})),
+            Ok(Request::GetRun {
+                id: RunId("r-1".into()),
+                since: 0,
+                wait: Duration::from_secs(50)
+            })
+        );
+        assert_eq!(read(ToolName::ResetSession, json!({})), Ok(Request::Reset));
+        assert_eq!(read(ToolName::SessionInfo, json!({})), Ok(Request::Info));
+        assert_eq!(
+            read(ToolName::DeleteFile, json!({"path": "a"})),
+            Ok(Request::Delete {
+                path: WorkPath("a".into())
+            })
+        );
+    }
+
+    #[test]
+    fn bad_arguments_name_themselves_and_the_limit() {
+        use ToolName::{CancelRun, DownloadFile, ExecuteCode, GetRun, ListFiles, UploadFile};
+        for (tool, arguments, says) in [
+            (ExecuteCode, json!({}), "needs the argument code"),
+            (ExecuteCode, json!({"code": null}), "code: invalid type: null"),
+            (
+                ExecuteCode,
+                json!({"code": 7}),
+                "code: invalid type: integer `7`, expected a string",
+            ),
+            (
+                ExecuteCode,
+                json!({"code": "1", "colour": 1, "size": 2}),
+                "has no argument \"colour\", \"size\"; it has: background, code, ",
+            ),
+            (
+                ExecuteCode,
+                json!({"code": "#".repeat((1 << 20) + 1)}),
+                "at most 1048576 bytes",
+            ),
+            (
+                ExecuteCode,
+                json!({"code": "1", "language": "cobol"}),
+                "\"cobol\" is not offered; there are: python, bash",
+            ),
+            (
+                ExecuteCode,
+                json!({"code": "1", "timeout_seconds": 0}),
+                "from 1 to 14400 (limit run_timeout_max), not 0",
+            ),
+            (
+                ExecuteCode,
+                json!({"code": "1", "timeout_seconds": 14_401}),
+                "not 14401",
+            ),
+            (
+                ExecuteCode,
+                json!({"code": "1", "timeout_seconds": "soon"}),
+                "timeout_seconds: invalid value: string \"soon\", expected a whole",
+            ),
+            (
+                ExecuteCode,
+                json!({"code": "1", "max_output_chars": 10}),
+                "from 1000 to 200000, not 10",
+            ),
+            (
+                ExecuteCode,
+                json!({"code": "1", "conversation_id": 7}),
+                "conversation_id is a text",
+            ),
+            (UploadFile, json!({"path": "x"}), "needs the argument content"),
+            (
+                UploadFile,
+                json!({"path": "../x", "content": ""}),
+                "path: a path has no \"..\"",
+            ),
+            (
+                UploadFile,
+                json!({"path": "/etc/x", "content": ""}),
+                "below /mnt/data only",
+            ),
+            (
+                UploadFile,
+                json!({"path": "/mnt/database", "content": ""}),
+                "below /mnt/data only",
+            ),
+            (UploadFile, json!({"path": "a\0b", "content": ""}), "NUL"),
+            (
+                UploadFile,
+                json!({"path": "x".repeat(5000), "content": ""}),
+                "at most 1024 bytes, this one has 5000",
+            ),
+            (
+                UploadFile,
+                json!({"path": "x".repeat(300), "content": ""}),
+                "at most 255 bytes, one has 300",
+            ),
+            (UploadFile, json!({"path": "a/", "content": ""}), "names no file"),
+            (UploadFile, json!({"path": "", "content": ""}), "names no file"),
+            (
+                UploadFile,
+                json!({"path": "x", "content": "%%", "encoding": "base64"}),
+                "content is not base64",
+            ),
+            (
+                UploadFile,
+                json!({"path": "x", "content": "", "encoding": "gzip"}),
+                "encoding: unknown variant `gzip`",
+            ),
+            (
+                ListFiles,
+                json!({"recursive": "maybe"}),
+                "recursive: invalid value",
+            ),
+            (
+                DownloadFile,
+                json!({"path": "x", "length": 0}),
+                "from 1 to 614400 bytes, not 0",
+            ),
+            (
+                DownloadFile,
+                json!({"path": "x", "offset": -1}),
+                "offset: invalid",
+            ),
+            (
+                GetRun,
+                json!({"run_id": "r", "wait_seconds": 51}),
+                "at most 50, not 51",
+            ),
+            (GetRun, json!({"run_id": "../x"}), "run_id \"../x\" is none"),
+            (CancelRun, json!({"run_id": ""}), "run_id \"\" is none"),
+        ] {
+            let failure = read(tool, arguments.clone()).unwrap_err();
+            assert!(failure.text.contains(says), "{tool} {says}: {failure}");
+            assert!(failure.text.len() < 1000, "{failure}");
+        }
+    }
+
+    #[test]
+    fn an_upload_keeps_its_limit() {
+        let args = schemas::UploadFile {
+            path: "x".into(),
+            content: "12345".into(),
+            encoding: None,
+            append: None,
+        };
+        let failure = upload(&args, Size(4)).unwrap_err();
+        assert!(
+            failure
+                .text
+                .contains("at most 4 bytes (limit upload = 4B), this one has 5"),
+            "{failure}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_that_is_taken_stays_below_the_work_directory(text in "[a./\\\\\0ä -]{0,40}") {
+            if let Ok(path) = WorkPath::parse(&text) {
+                prop_assert!(!path.as_str().starts_with('/') && !path.as_str().contains('\0'));
+                prop_assert!(path.as_str().split('/').all(|part| part != ".." && part != "."));
+            }
+        }
+    }
+}

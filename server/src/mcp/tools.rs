@@ -1,0 +1,424 @@
+//! What each tool does, whatever protocol the call came by: resolve, parse, open or look, act, render.
+
+mod files;
+mod info;
+mod runs;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use greenroom_protocol::{RunId, Standing};
+use greenroom_tool_schemas::{Definition, Pools, SessionState, ToolName};
+use serde_json::{Map, Value};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+
+use super::{
+    arguments::{Arguments, Request},
+    caller::{Caller, Carrier, News, Reached},
+    conversation::{Asked, Origin, Resolved, Resolver},
+    render::{Answer, Heading, Session as Seen, Tell},
+    watch::{Await, Watch},
+};
+use crate::{
+    config::{Config, PoolConfig},
+    conversation::{PoolName, Secret, SessionKey},
+    error::{Failure, FailureKind},
+    metrics::Metrics,
+    sessions::{OpenError, Provenance, Session, Sessions, Terms},
+};
+
+/// A session under a minted id that nobody comes back to ends after this long.
+const SHORT_IDLE: Duration = Duration::from_secs(5 * 60);
+
+/// Runs that were handed back to their callers and not yet seen to end: so many are counted.
+const HANDED_BACK: usize = 1024;
+
+/// Everything that the tools need. Shared by all transports.
+pub(super) struct Tools {
+    sessions: Sessions,
+    resolver: Resolver,
+    definitions: BTreeMap<ToolName, Definition>,
+    config: Arc<Config>,
+    metrics: Metrics,
+    in_flight: Semaphore,
+    handed_back: Mutex<VecDeque<RunId>>,
+}
+
+/// What came of a call.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub answer: Answer,
+    /// What is to be acknowledged once the answer has arrived.
+    pub news: Option<News>,
+}
+
+/// A call whose conversation is known.
+struct Call<'a> {
+    caller: Caller<'a>,
+    watch: Watch<'a>,
+    resolved: Resolved,
+    key: SessionKey,
+    pool: &'a PoolConfig,
+}
+
+/// Why a call has no answer of its own.
+#[derive(Debug)]
+enum Stop {
+    /// It cannot be served.
+    Failed(Failure),
+    /// Its caller has given up.
+    Cancelled,
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Tools {
+    pub(super) fn new(config: Arc<Config>, secret: Secret, sessions: Sessions, metrics: Metrics) -> Self {
+        let pools = if config.pools.len() > 1 {
+            Pools::Several
+        } else {
+            Pools::One
+        };
+        Self {
+            sessions,
+            resolver: Resolver::new(config.conversation.clone(), secret),
+            definitions: config
+                .tools
+                .iter()
+                .map(|name| (*name, Definition::of(*name, pools)))
+                .collect(),
+            in_flight: Semaphore::new(config.limits.calls),
+            handed_back: Mutex::default(),
+            config,
+            metrics,
+        }
+    }
+
+    pub(super) const fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    pub(super) const fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// The tools on offer, by name.
+    pub(super) fn definitions(&self) -> impl Iterator<Item = &Definition> {
+        self.definitions.values()
+    }
+
+    /// Serves one call. `None`: there is no such tool.
+    pub(super) async fn call(
+        &self,
+        tool: &str,
+        arguments: Map<String, Value>,
+        caller: Caller<'_>,
+    ) -> Option<Outcome> {
+        let definition = self.definitions.get(&tool.parse().ok()?)?;
+        let started = Instant::now();
+        let _in_flight = self.metrics.call_begins();
+        let outcome = match self.in_flight.try_acquire() {
+            Ok(_permit) => self.serve(definition, arguments, caller).await,
+            Err(_) => failed(&Failure::new(
+                FailureKind::Busy,
+                format!(
+                    "{} calls are in flight, which is the limit (limit calls): try again in a moment",
+                    self.config.limits.calls
+                ),
+            )),
+        };
+        self.note(definition.name, &outcome.answer, started.elapsed());
+        Some(outcome)
+    }
+
+    /// Logs and counts a call: the one place where failures are logged.
+    fn note(&self, tool: ToolName, answer: &Answer, took: Duration) {
+        let session = match answer.meta.session {
+            SessionState::New => "new",
+            SessionState::Existing => "existing",
+            SessionState::Restarted => "restarted",
+            SessionState::None => "none",
+        };
+        self.metrics.call_ended(tool.as_str(), session, took);
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let status = answer.meta.run.as_ref().map(|run| run.status.as_str());
+        let failure = answer.meta.failure.as_deref();
+        tracing::info!(%tool, session, status, failure, millis, "answered");
+    }
+
+    async fn serve(&self, tool: &Definition, arguments: Map<String, Value>, caller: Caller<'_>) -> Outcome {
+        let (call, request) = match self.receive(tool, arguments, caller) {
+            Ok(received) => received,
+            Err(failure) => {
+                self.metrics.failed(failure.kind);
+                return failed(&failure);
+            }
+        };
+        let done = match request {
+            Request::Execute(execute) => self.execute(&call, execute).await,
+            Request::Upload { path, content, mode } => self.upload(&call, &path, content, mode).await,
+            Request::List { path, depth } => self.list(&call, &path, depth).await,
+            Request::Download { path, offset, length } => self.download(&call, &path, offset, length).await,
+            Request::ListRuns => self.list_runs(&call).await,
+            Request::GetRun { id, since, wait } => self.get_run(&call, id, since, wait).await,
+            Request::CancelRun { id } => self.cancel_run(&call, id).await,
+            Request::Reset => self.reset(&call).await,
+            Request::Delete { path } => self.delete(&call, &path).await,
+            Request::Info => self.info(&call).await,
+        };
+        match done {
+            Ok(outcome) => outcome,
+            Err(Stop::Failed(failure)) => {
+                self.metrics.failed(failure.kind);
+                Outcome {
+                    answer: call.failed(&failure),
+                    news: None,
+                }
+            }
+            // Nobody reads this any more.
+            Err(Stop::Cancelled) => Outcome {
+                answer: call
+                    .heading(Seen::None)
+                    .sentence("cancelled", "The call was cancelled."),
+                news: None,
+            },
+        }
+    }
+
+    /// Everything that needs no sandbox: which pool, which conversation, what is asked.
+    fn receive<'a>(
+        &'a self,
+        tool: &'a Definition,
+        arguments: Map<String, Value>,
+        caller: Caller<'a>,
+    ) -> Result<(Call<'a>, Request), Failure> {
+        let mut arguments = Arguments::new(tool, arguments)?;
+        let conversation = arguments.address("conversation_id")?;
+        let (name, pool) = self.pool(arguments.address("pool")?.as_deref())?;
+        let resolved = self
+            .resolver
+            .resolve(&Asked {
+                principal: caller.principal,
+                meta: caller.meta,
+                headers: caller.headers,
+                fixed: caller.fixed,
+                argument: conversation.as_deref(),
+                carrier: caller.carrier.map(Carrier::id),
+            })
+            .map_err(|bad| Failure::bad_argument(bad.to_string()))?;
+        let request = arguments.request(pool, &self.config.limits)?;
+        let key = SessionKey {
+            pool: name.clone(),
+            principal: resolved.principal.clone(),
+            conversation: resolved.key.clone(),
+        };
+        let watch = Watch::new(caller, self.config.patience);
+        Ok((
+            Call {
+                caller,
+                watch,
+                resolved,
+                key,
+                pool,
+            },
+            request,
+        ))
+    }
+
+    fn pool(&self, named: Option<&str>) -> Result<(&PoolName, &PoolConfig), Failure> {
+        let wanted = named.unwrap_or_else(|| self.config.default_pool.as_str());
+        let found = self.config.pools.iter().find(|(name, _)| name.as_str() == wanted);
+        found.ok_or_else(|| {
+            let known: Vec<&str> = self.config.pools.keys().map(PoolName::as_str).collect();
+            let shown: String = wanted.chars().take(40).collect();
+            Failure::bad_argument(format!(
+                "there is no pool {shown:?}; there are: {}",
+                known.join(", ")
+            ))
+        })
+    }
+
+    /// The conversation's sandbox, made if there is none. Says how it goes, and gives up when patience does: the
+    /// opening goes on, and the next call finds what came of it.
+    async fn open(&self, call: &Call<'_>) -> Result<Session, Stop> {
+        let opening = self.sessions.open(&call.key, call.terms());
+        match call.watch.wait("waiting for a sandbox", opening).await {
+            Await::Ready(Ok(session)) => {
+                if let (Some(carrier), Origin::Carried) = (call.caller.carrier, call.resolved.origin) {
+                    carrier.reach(&call.key);
+                }
+                Ok(session)
+            }
+            Await::Ready(Err(error)) => Err(unopened(&error).into()),
+            Await::Cancelled => Err(Stop::Cancelled),
+            Await::Patience => Err(Failure::new(
+                FailureKind::Unavailable,
+                format!(
+                    "no sandbox was ready within {} s. Try again",
+                    self.config.patience.as_secs()
+                ),
+            )
+            .into()),
+        }
+    }
+
+    /// The conversation's sandbox if it has one.
+    async fn look(&self, call: &Call<'_>) -> Result<Option<Session>, Stop> {
+        let looking = self.sessions.look(&call.key);
+        match call.watch.wait("looking for the sandbox", looking).await {
+            Await::Ready(found) => found.map_err(|error| unopened(&error).into()),
+            Await::Cancelled => Err(Stop::Cancelled),
+            Await::Patience => Err(unopened(&OpenError::Silent).into()),
+        }
+    }
+
+    async fn reset(&self, call: &Call<'_>) -> Result<Outcome, Stop> {
+        use crate::sessions::Reset;
+        let answer = call.heading(Seen::None);
+        let answer = match self.sessions.reset(&call.key).await {
+            Ok(Reset::Ended) => answer.sentence(
+                "ok",
+                "The sandbox has ended: its variables, files and runs are gone. The next execute_code or upload_file gets a \
+                 fresh one.",
+            ),
+            Ok(Reset::Nothing) => answer.sentence("ok", "There was no sandbox. The next execute_code or upload_file makes one."),
+            Err(error) => return Err(unopened(&error).into()),
+        };
+        Ok(Outcome { answer, news: None })
+    }
+
+    /// Whether all calls in flight were answered within `grace`.
+    pub(super) async fn drained(&self, grace: Duration) -> bool {
+        let all = u32::try_from(self.config.limits.calls).unwrap_or(u32::MAX);
+        timeout(grace, self.in_flight.acquire_many(all)).await.is_ok()
+    }
+
+    /// A process or a transport session has ended. If one call only ever reached its conversation, nobody comes
+    /// back for it: it is let go soon.
+    pub(super) async fn carrier_ended(&self, carrier: &Carrier) {
+        let Reached::Once(key) = carrier.reached() else {
+            return;
+        };
+        let Some(pool) = self.config.pools.get(&key.pool) else {
+            return;
+        };
+        // Without a look first, a session that has ended meanwhile would be made anew.
+        let shortened = match self.sessions.look(&key).await {
+            Ok(Some(_)) => self
+                .sessions
+                .open(&key, short(pool, Provenance::Minted))
+                .await
+                .map(drop),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = shortened {
+            tracing::debug!(%error, "a conversation of one call keeps its full idle time");
+        }
+    }
+}
+
+impl fmt::Debug for Tools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tools")
+            .field("tools", &self.definitions.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Terms of a session that nobody may come back to.
+fn short(pool: &PoolConfig, provenance: Provenance) -> Terms {
+    Terms {
+        idle: SHORT_IDLE.min(pool.idle),
+        lifetime: pool.lifetime,
+        provenance,
+    }
+}
+
+impl Call<'_> {
+    fn terms(&self) -> Terms {
+        let full = |provenance| Terms {
+            idle: self.pool.idle,
+            lifetime: self.pool.lifetime,
+            provenance,
+        };
+        match self.resolved.origin {
+            Origin::Host | Origin::Own => full(Provenance::Own),
+            Origin::Minted => full(Provenance::Minted),
+            Origin::JustMinted => short(self.pool, Provenance::JustMinted),
+            Origin::Carried => match self.caller.carrier.map(Carrier::reached) {
+                None | Some(Reached::Never) => full(Provenance::JustMinted),
+                Some(Reached::Once(_) | Reached::Often) => full(Provenance::Minted),
+            },
+        }
+    }
+
+    fn heading(&self, session: Seen) -> Heading {
+        Heading {
+            conversation: self.resolved.shown.clone(),
+            tell: if self.resolved.origin.must_tell() {
+                Tell::Yes
+            } else {
+                Tell::No
+            },
+            session,
+        }
+    }
+
+    /// The heading of an answer that comes from a session, as that was found.
+    fn found(&self, session: &Session) -> Heading {
+        self.heading(Seen::from(&session.standing))
+    }
+
+    fn failed(&self, failure: &Failure) -> Answer {
+        self.heading(Seen::None).failed(failure)
+    }
+
+    /// There is no sandbox, and this tool makes none.
+    fn nothing(&self, what: &str) -> Outcome {
+        let rest = format!(
+            "There is no sandbox for this conversation, so {what}. execute_code and upload_file make one."
+        );
+        Outcome {
+            answer: self.heading(Seen::None).sentence("nothing", &rest),
+            news: None,
+        }
+    }
+}
+
+/// An answer whose news, if it has any, is to be acknowledged.
+fn with_news(answer: Answer, session: Session, standing: &Standing) -> Outcome {
+    let news = match standing {
+        Standing::Existing => None,
+        Standing::New | Standing::Restarted { .. } => Some(News {
+            session,
+            standing: standing.clone(),
+        }),
+    };
+    Outcome { answer, news }
+}
+
+/// A failure of a call whose conversation is not even known.
+fn failed(failure: &Failure) -> Outcome {
+    Outcome {
+        answer: Answer::failed(failure),
+        news: None,
+    }
+}
+
+/// What the caller may read of it goes into the answer, the rest into the log.
+fn unopened(error: &OpenError) -> Failure {
+    tracing::warn!(%error, "a session could not be opened");
+    Failure::from(error)
+}

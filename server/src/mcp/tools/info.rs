@@ -1,0 +1,64 @@
+//! `session_info`.
+
+use std::{fmt::Write as _, time::Duration};
+
+use greenroom_protocol::{KernelState, LeaseState, RunState};
+
+use super::{super::render::span, Call, Outcome, Stop, Tools};
+use crate::error::Failure;
+
+impl Tools {
+    pub(super) async fn info(&self, call: &Call<'_>) -> Result<Outcome, Stop> {
+        let Some(session) = self.look(call).await? else {
+            return Ok(call.nothing("there is nothing to tell of it"));
+        };
+        let failed = |error| Failure::from(&error);
+        let hello = session.guest.hello().await.map_err(failed)?;
+        let runs = session.guest.runs().await.map_err(failed)?.runs;
+        let (pool, limits) = (call.pool, &hello.platform);
+        let mut text = format!("pool: {}\nlanguages:", call.key.pool);
+        for kernel in &hello.kernels {
+            let state = match kernel.state {
+                KernelState::Dormant => "starts with its first run",
+                KernelState::Starting => "starting",
+                KernelState::Idle => "idle",
+                KernelState::Busy => "busy",
+                KernelState::Absent => "not in this image",
+            };
+            let version = kernel.version.as_deref().unwrap_or("version not known yet");
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\n  {} ({version}): {state}", kernel.language);
+        }
+        let _ = write!(
+            text,
+            "\nlimits: {} processor(s), {} MiB memory, {} disk, {} processes, no network\nruns: at most {} each, {} if not said \
+             otherwise",
+            pool.cpus,
+            limits.memory_bytes >> 20,
+            pool.disk,
+            pool.nproc,
+            span(pool.run_timeout_max),
+            span(pool.run_timeout),
+        );
+        let going = runs
+            .iter()
+            .filter(|run| !matches!(run.state, RunState::Finished(_)))
+            .count();
+        let _ = write!(text, "; {} kept, {going} of them not over", runs.len());
+        if let LeaseState::Bound(lease) = &hello.lease {
+            let millis = Duration::from_millis;
+            let _ = write!(
+                text,
+                "\nage: {}, idle for {}; it ends in {} ({})",
+                span(millis(lease.age_ms)),
+                span(millis(lease.idle_ms)),
+                span(millis(lease.ends_in_ms)),
+                lease.ends_by.as_str(),
+            );
+        }
+        Ok(Outcome {
+            answer: call.found(&session).sentence("ok", &text),
+            news: None,
+        })
+    }
+}
