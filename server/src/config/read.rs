@@ -9,6 +9,7 @@ use std::{
 
 use greenroom_protocol::Language;
 use greenroom_tool_schemas::ToolName;
+use tracing_subscriber::EnvFilter;
 
 use super::{
     Config, ConversationConfig, Cpus, EngineConfig, EngineKind, ErrorStyle, HttpConfig, Limits, LogFormat,
@@ -126,7 +127,7 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
         state_dir: from.take("state_dir", default_state_dir(inputs)),
         secret_file: from.take("secret_file", None),
         agent: from.take("agent", None),
-        log: from.take("log", "info".to_owned()),
+        log: log(from),
         log_format: from.take("log_format", LogFormat::Text),
         engine: engine(from),
         http: HttpConfig {
@@ -153,6 +154,15 @@ fn listen(from: &mut Layers) -> SocketAddr {
         from.problem(source, "listen", message);
     }
     listen
+}
+
+fn log(from: &mut Layers) -> String {
+    let (log, source) = from.take_from("log", "info".to_owned());
+    if let Err(error) = EnvFilter::try_new(&log) {
+        let message = format!("{error}: write a filter such as info, or greenroom=debug,info");
+        from.problem(source, "log", message);
+    }
+    log
 }
 
 fn patience(from: &mut Layers) -> Duration {

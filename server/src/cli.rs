@@ -1,0 +1,126 @@
+//! The command line: what can be typed, and where the configuration is found.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Parser, Subcommand};
+use greenroom::config::{Inputs, Loaded, Report};
+
+/// The variable that names the configuration file.
+const CONFIG: &str = "GREENROOM_CONFIG";
+
+/// Gives every conversation its own sandboxed computer, over MCP.
+#[derive(Debug, Parser)]
+#[command(name = "greenroom", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where settings come from, beside `GREENROOM_*`.
+#[derive(Args, Debug)]
+pub(crate) struct Settings {
+    /// The configuration file [default: greenroom/greenroom.toml in ~/.config, else in /etc]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Sets one key, such as pool.python.warm=4; wins over variables and the file
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serves MCP over streamable HTTP
+    Serve {
+        /// Where, instead of what is configured
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Option<String>,
+    },
+    /// Serves MCP over standard input and output
+    Stdio {
+        /// The conversation that this process is for
+        #[arg(long, value_name = "ID")]
+        conversation: Option<String>,
+    },
+    /// Checks that everything works, by booting one sandbox
+    Doctor,
+    /// Prints the configuration in force, with the source of each value
+    Config,
+    /// Prints the version
+    Version,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("the configuration {} cannot be read: {source}", .path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("{0}")]
+    Report(#[from] Report),
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+impl Cli {
+    /// Reads the configuration from wherever this command line and the environment say.
+    pub(crate) fn load(&self) -> Result<Loaded, ConfigError> {
+        // Values that are no text cannot be settings.
+        let env: Vec<(String, String)> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let (file, text) = self.settings.file(&env)?;
+        let mut flags = self.settings.set.clone();
+        if let Command::Serve { listen: Some(listen) } = &self.command {
+            flags.push(("listen".to_owned(), listen.clone()));
+        }
+        Ok(Loaded::read(&Inputs {
+            file,
+            text,
+            env: env.into_iter().filter(|(name, _)| name != CONFIG).collect(),
+            flags,
+            root: rustix::process::geteuid().is_root(),
+            cpus: std::thread::available_parallelism().map_or(2, usize::from),
+        })?)
+    }
+}
+
+impl Settings {
+    /// The file that was named has to be there; the ones that are looked for need not.
+    ///
+    /// Not the working directory: hosts start `greenroom stdio` in the folder that they work on, and what a
+    /// stranger's repository holds must not configure the sandbox for it.
+    fn file(&self, env: &[(String, String)]) -> Result<(Option<PathBuf>, String), ConfigError> {
+        let var = |name: &str| {
+            env.iter()
+                .find(|(n, value)| n == name && !value.is_empty())
+                .map(|(_, value)| value)
+        };
+        if let Some(path) = self.config.clone().or_else(|| var(CONFIG).map(PathBuf::from)) {
+            return match fs::read_to_string(&path) {
+                Ok(text) => Ok((Some(path), text)),
+                Err(source) => Err(ConfigError::File { path, source }),
+            };
+        }
+        let home = var("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .or_else(|| var("HOME").map(|home| Path::new(home).join(".config")));
+        let folders = home.into_iter().chain([PathBuf::from(OsStr::new("/etc"))]);
+        for path in folders.map(|folder| folder.join("greenroom/greenroom.toml")) {
+            match fs::read_to_string(&path) {
+                Ok(text) => return Ok((Some(path), text)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(ConfigError::File { path, source }),
+            }
+        }
+        Ok((None, String::new()))
+    }
+}

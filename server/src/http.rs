@@ -1,0 +1,146 @@
+//! HTTP: listener, limits, who may talk to it, health, metrics. The only place that names `axum`.
+//!
+//! ```text
+//! listener (connections, headers in time) ─▶ guard (Host, Origin) ─▶ body (size, time, budget) ─▶ /mcp
+//!                                                                 └▶ /healthz · /readyz · /metrics
+//! ```
+
+mod body;
+mod guard;
+mod listener;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{any, get},
+};
+use tracing::Instrument as _;
+
+pub use self::listener::{Http, Served};
+use self::{body::Bodies, guard::Guard};
+use crate::{
+    config::Config,
+    conversation::{PoolName, Principal},
+    mcp::Endpoint,
+    metrics::Metrics,
+    pool::{Pool, Readiness},
+};
+
+/// What HTTP serves.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// `/mcp`.
+    pub endpoint: Endpoint,
+    /// `/metrics`.
+    pub metrics: Metrics,
+    /// `/readyz`, and their numbers in `/metrics`.
+    pub pools: Vec<Pool>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    app: Arc<App>,
+    bodies: Bodies,
+    guard: Arc<Guard>,
+}
+
+/// Every route, behind the checks that all of them share.
+fn router(app: App, config: &Config, address: SocketAddr) -> Router {
+    let shared = Shared {
+        app: Arc::new(app),
+        bodies: Bodies::new(&config.limits),
+        guard: Arc::new(Guard::new(&config.http, address)),
+    };
+    Router::new()
+        .route("/mcp", any(mcp))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "Not Found: MCP is at /mcp\n") })
+        .layer(middleware::from_fn(authenticate))
+        .layer(middleware::from_fn_with_state(shared.clone(), check))
+        .layer(middleware::from_fn(trace))
+        .with_state(shared)
+}
+
+/// Gives each request an id, which the log and the answer carry.
+async fn trace(request: Request, next: Next) -> Response {
+    const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+    let id = format!("{:016x}", rand::random::<u64>());
+    let span = tracing::info_span!("http", id, method = %request.method(), path = request.uri().path());
+    let mut response = next.run(request).instrument(span).await;
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    let nosniff = HeaderValue::from_static("nosniff");
+    response
+        .headers_mut()
+        .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    response
+}
+
+/// A web page must not reach a server on its reader's machine: `Host` and `Origin` are checked on every route.
+async fn check(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    match shared.guard.check(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => {
+            tracing::warn!(%refusal, "refused");
+            (StatusCode::FORBIDDEN, format!("Forbidden: {refusal}\n")).into_response()
+        }
+    }
+}
+
+/// Says who is calling. As long as nobody is authenticated the listener is on loopback, and everybody is local.
+async fn authenticate(mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(Principal::Local);
+    next.run(request).await
+}
+
+async fn mcp(
+    State(shared): State<Shared>,
+    Extension(principal): Extension<Principal>,
+    request: Request,
+) -> Response {
+    let (request, _budget) = match shared.bodies.read(request).await {
+        Ok(read) => read,
+        Err(refusal) => return (refusal.status(), format!("{refusal}\n")).into_response(),
+    };
+    shared
+        .app
+        .endpoint
+        .handle(request, &principal)
+        .await
+        .map(Body::new)
+}
+
+/// Whether a claim would be granted or booted now, pool by pool.
+async fn readyz(State(shared): State<Shared>) -> Response {
+    let mut status = StatusCode::OK;
+    let mut text = String::new();
+    for pool in &shared.app.pools {
+        match pool.readiness() {
+            Readiness::Ready => text.push_str(&format!("{}: ready\n", pool.spec().name())),
+            Readiness::Unready(why) => {
+                status = StatusCode::SERVICE_UNAVAILABLE;
+                text.push_str(&format!("{}: not ready: {why}\n", pool.spec().name()));
+            }
+        }
+    }
+    (status, text).into_response()
+}
+
+async fn metrics(State(shared): State<Shared>) -> Response {
+    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let pools = shared.app.pools.iter().map(|pool| {
+        let name: &PoolName = pool.spec().name();
+        (name, pool.census().borrow().clone())
+    });
+    let text = shared.app.metrics.render(pools);
+    ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response()
+}

@@ -1,0 +1,240 @@
+//! Which `Host` and `Origin` a request may have: the wall against web pages that talk to their reader's machine.
+
+use std::{fmt, net::SocketAddr};
+
+use axum::http::{HeaderMap, Uri, header, uri::Authority};
+
+use crate::config::HttpConfig;
+
+/// Names of this machine, from this machine.
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// What is allowed.
+#[derive(Debug)]
+pub(super) struct Guard {
+    hosts: Vec<Place>,
+    origins: Vec<(String, Place)>,
+}
+
+/// A host, and the port if it matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    host: String,
+    port: Option<u16>,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Host(String),
+    NoHost,
+    Origin(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(host) => write!(f, "Host {host:?} is not allowed (http.allowed_hosts)"),
+            Self::NoHost => f.write_str("the request names no Host"),
+            Self::Origin(origin) => write!(f, "Origin {origin:?} is not allowed (http.allowed_origins)"),
+        }
+    }
+}
+
+impl Guard {
+    /// This machine's own names, the address that is listened on, and what is configured.
+    pub(super) fn new(config: &HttpConfig, address: SocketAddr) -> Self {
+        let any_port = |host: &str| Place {
+            host: host.to_owned(),
+            port: None,
+        };
+        let mut hosts: Vec<Place> = LOOPBACK.map(any_port).to_vec();
+        hosts.push(any_port(&address.ip().to_string()));
+        hosts.extend(config.allowed_hosts.iter().filter_map(|host| place(host)));
+        let mut origins: Vec<(String, Place)> = LOOPBACK
+            .iter()
+            .flat_map(|host| ["http", "https"].map(|scheme| (scheme.to_owned(), any_port(host))))
+            .collect();
+        origins.extend(
+            config
+                .allowed_origins
+                .iter()
+                .filter_map(|origin| allowed_origin(origin)),
+        );
+        Self { hosts, origins }
+    }
+
+    pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+        let shown = |text: &[u8]| String::from_utf8_lossy(&text[..text.len().min(100)]).into_owned();
+        // Over HTTP/2 the host is part of the target.
+        let host = match (uri.authority(), headers.get(header::HOST)) {
+            (_, Some(host)) => host.as_bytes(),
+            (Some(authority), None) => authority.as_str().as_bytes(),
+            (None, None) => return Err(Refusal::NoHost),
+        };
+        let named = std::str::from_utf8(host).ok().and_then(place);
+        if !named.is_some_and(|named| self.hosts.iter().any(|allowed| allowed.covers(&named))) {
+            return Err(Refusal::Host(shown(host)));
+        }
+        for origin in headers.get_all(header::ORIGIN) {
+            let named = origin.to_str().ok().and_then(sent_origin);
+            let allowed = named.is_some_and(|(scheme, place)| {
+                self.origins
+                    .iter()
+                    .any(|(allowed, covers)| *allowed == scheme && covers.covers(&place))
+            });
+            if !allowed {
+                return Err(Refusal::Origin(shown(origin.as_bytes())));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Place {
+    fn covers(&self, other: &Self) -> bool {
+        self.host == other.host && (self.port.is_none() || self.port == other.port)
+    }
+}
+
+/// `host`, `host:port`, `[::1]:port`; `:*` is any port.
+fn place(text: &str) -> Option<Place> {
+    let text = text.strip_suffix(":*").unwrap_or(text);
+    let authority: Authority = text.parse().ok()?;
+    if authority.as_str().contains('@') {
+        return None;
+    }
+    let host = authority
+        .host()
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .trim_end_matches('.');
+    Some(Place {
+        host: host.to_ascii_lowercase(),
+        port: authority.port_u16(),
+    })
+}
+
+/// A configured origin; without a port it is the scheme's own one.
+fn allowed_origin(text: &str) -> Option<(String, Place)> {
+    let (scheme, rest) = text.split_once("://")?;
+    let mut place = place(rest)?;
+    if place.port.is_none() && !rest.ends_with(":*") {
+        place.port = default_port(scheme);
+    }
+    Some((scheme.to_ascii_lowercase(), place))
+}
+
+fn sent_origin(text: &str) -> Option<(String, Place)> {
+    let (scheme, rest) = text.split_once("://")?;
+    let mut place = place(rest)?;
+    place.port = place.port.or_else(|| default_port(scheme));
+    Some((scheme.to_ascii_lowercase(), place))
+}
+
+fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(host: Option<&str>, origin: Option<&str>) -> Result<(), Refusal> {
+        let config = HttpConfig {
+            allowed_hosts: vec!["greenroom.example".into(), "inner:8484".into()],
+            allowed_origins: vec!["https://app.example".into(), "http://dev.example:*".into()],
+        };
+        let mut headers = HeaderMap::new();
+        if let Some(host) = host {
+            headers.insert(header::HOST, host.parse().unwrap());
+        }
+        if let Some(origin) = origin {
+            headers.insert(header::ORIGIN, origin.parse().unwrap());
+        }
+        Guard::new(&config, "127.0.0.2:8484".parse().unwrap()).check(&Uri::from_static("/mcp"), &headers)
+    }
+
+    #[test]
+    fn only_known_hosts_are_served() {
+        for host in [
+            "localhost",
+            "LOCALHOST:8484",
+            "127.0.0.1:1",
+            "[::1]:8484",
+            "127.0.0.2:8484",
+            "greenroom.example:443",
+            "greenroom.example.",
+            "inner:8484",
+        ] {
+            assert_eq!(check(Some(host), None), Ok(()), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "inner",
+            "inner:80",
+            "a@localhost",
+            "",
+            "lo cal",
+        ] {
+            assert_eq!(check(Some(host), None), Err(Refusal::Host(host.into())), "{host}");
+        }
+        assert_eq!(check(None, None), Err(Refusal::NoHost));
+    }
+
+    #[test]
+    fn only_known_origins_are_served() {
+        for origin in [
+            "http://localhost:3000",
+            "http://127.0.0.1",
+            "http://[::1]:5173",
+            "https://app.example",
+            "https://app.example:443",
+            "http://dev.example:9",
+        ] {
+            assert_eq!(check(Some("localhost"), Some(origin)), Ok(()), "{origin}");
+        }
+        for origin in [
+            "null",
+            "http://evil.example",
+            "http://app.example",
+            "https://app.example:8443",
+            "https://dev.example:9",
+            "http://localhost.evil.example",
+            "http://localhost@evil.example",
+            "",
+        ] {
+            assert_eq!(
+                check(Some("localhost"), Some(origin)),
+                Err(Refusal::Origin(origin.into())),
+                "{origin}"
+            );
+        }
+    }
+
+    #[test]
+    fn over_http_2_the_target_names_the_host() {
+        let guard = Guard::new(
+            &HttpConfig {
+                allowed_hosts: vec![],
+                allowed_origins: vec![],
+            },
+            "127.0.0.1:1".parse().unwrap(),
+        );
+        assert_eq!(
+            guard.check(&Uri::from_static("http://localhost:1/mcp"), &HeaderMap::new()),
+            Ok(())
+        );
+        assert!(
+            guard
+                .check(&Uri::from_static("http://evil.example/mcp"), &HeaderMap::new())
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! The listener: accepts connections up to a bound, and lets none of them dawdle.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{App, router};
+use crate::{config::Config, metrics::Metrics};
+
+/// A request's head is there within this time. It also ends connections that are idle for so long, so it is
+/// longer than the clients' own idle times: who closes last loses no request to the race.
+const HEAD_IN_TIME: Duration = Duration::from_secs(90);
+
+/// Bytes of a request's head: cookies and tokens fit, a bomb does not.
+const HEAD_BYTES: usize = 64 << 10;
+
+/// Requests of one HTTP/2 connection at once.
+const STREAMS: u32 = 128;
+
+/// After a failed accept, so that a lack of descriptors does not spin.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+/// How long connections may take to end once nothing is in flight.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// A bound listener.
+#[derive(Debug)]
+pub struct Http {
+    listener: TcpListener,
+    address: SocketAddr,
+    connections: usize,
+}
+
+/// What serves until it is told to stop.
+#[derive(Debug)]
+pub struct Served {
+    accepting: tokio::task::JoinHandle<GracefulShutdown>,
+    stop: CancellationToken,
+}
+
+impl Http {
+    /// Binds the configured address.
+    ///
+    /// # Errors
+    /// It cannot be bound.
+    pub async fn bind(config: &Config) -> io::Result<Self> {
+        let listener = TcpListener::bind(config.listen).await?;
+        Ok(Self {
+            address: listener.local_addr()?,
+            listener,
+            connections: config.limits.connections,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts to serve.
+    #[must_use]
+    pub fn start(self, app: App, config: &Config) -> Served {
+        let metrics = app.metrics.clone();
+        let router = router(app, config, self.address);
+        let stop = CancellationToken::new();
+        let accepting = tokio::spawn(accept(
+            self.listener,
+            router,
+            metrics,
+            self.connections,
+            stop.clone(),
+        ));
+        Served { accepting, stop }
+    }
+}
+
+impl Served {
+    /// No more connections from now on.
+    pub fn stop_accepting(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits for open connections to end, but not for long. Nothing should be in flight any more.
+    pub async fn finish(self) {
+        self.stop.cancel();
+        if let Ok(connections) = self.accepting.await
+            && timeout(GOODBYE, connections.shutdown()).await.is_err()
+        {
+            tracing::debug!("connections were still open");
+        }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    metrics: Metrics,
+    connections: usize,
+    stop: CancellationToken,
+) -> GracefulShutdown {
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(connections));
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&places)
+                .acquire_owned()
+                .await
+                .map_err(io::Error::other)?;
+            listener.accept().await.map(|(stream, _)| (place, stream))
+        };
+        let (place, stream) = tokio::select! {
+            () = stop.cancelled() => return graceful,
+            accepted = accepted => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(AFTER_FAILURE).await;
+                    continue;
+                }
+            },
+        };
+        let open = metrics.connection_opens();
+        let connection = graceful.watch(connection(stream, router.clone()).into_owned());
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection broke");
+            }
+            drop((open, place));
+        });
+    }
+}
+
+/// Serves one connection, HTTP/1 or HTTP/2 as the client begins.
+fn connection(
+    stream: TcpStream,
+    router: Router,
+) -> auto::Connection<'static, TokioIo<TcpStream>, TowerToHyperService<Router>, TokioExecutor> {
+    // An answer goes out in two small parts; without this the second waits 40 ms for the client's delayed ACK.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY could not be set");
+    }
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_IN_TIME)
+        .max_buf_size(HEAD_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEAD_BYTES as u32)
+        .keep_alive_interval(Duration::from_secs(20));
+    builder
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .into_owned()
+}

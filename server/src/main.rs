@@ -1,0 +1,130 @@
+//! Arguments, configuration, log, server: wired together, and exit codes. Nothing else.
+
+mod cli;
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use greenroom::{
+    config::{Config, Loaded, LogFormat},
+    conversation::ConversationId,
+    doctor,
+    serve::Server,
+};
+use tokio::runtime::Runtime;
+use tracing_subscriber::EnvFilter;
+
+use self::cli::{Cli, Command};
+
+/// The command line or the configuration is wrong: `EX_USAGE`.
+const WRONG: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors, and go to standard output.
+            let code = if error.use_stderr() {
+                ExitCode::from(WRONG)
+            } else {
+                ExitCode::SUCCESS
+            };
+            drop(error.print());
+            return code;
+        }
+    };
+    let loaded = match cli.load() {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            return ExitCode::from(WRONG);
+        }
+    };
+    match run(cli.command, loaded) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command, loaded: Loaded) -> Result<ExitCode> {
+    match command {
+        Command::Version => print(&format!("greenroom {}\n", env!("CARGO_PKG_VERSION")))?,
+        Command::Config => print(&loaded.to_toml())?,
+        Command::Doctor => {
+            log(&loaded.config)?;
+            let report = runtime()?.block_on(doctor::run(&loaded.config));
+            print(&report.to_string())?;
+            return Ok(if report.is_well() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+        Command::Serve { .. } => {
+            log(&loaded.config)?;
+            runtime()?.block_on(async { Server::start(Arc::new(loaded.config)).await?.http().await })?;
+        }
+        Command::Stdio { conversation } => {
+            log(&loaded.config)?;
+            let conversation = conversation
+                .map(|id| ConversationId::parse(&id))
+                .transpose()
+                .context("--conversation")?;
+            runtime()?.block_on(async {
+                Server::start(Arc::new(loaded.config))
+                    .await?
+                    .stdio(conversation)
+                    .await
+            })?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("no threads could be started")
+}
+
+/// Logs go to standard error: on stdio the output is the protocol's.
+fn log(config: &Config) -> Result<()> {
+    // At `info` rmcp logs ids of transport sessions, which are secrets; whoever wants them says so.
+    let filter = if config.log.contains("rmcp") {
+        config.log.clone()
+    } else {
+        format!("rmcp=warn,{}", config.log)
+    };
+    let filter = EnvFilter::try_new(filter).context("log")?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match config.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+        .context("standard output")
+}
+
+fn complain(text: &str) {
+    // Without a standard error there is nobody to tell.
+    drop(writeln!(std::io::stderr(), "greenroom: {}", text.trim_end()));
+}

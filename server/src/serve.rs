@@ -1,0 +1,241 @@
+//! A server as a whole: started in order, and ended in order, so that nothing is lost and nothing is left.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Config, EngineKind, PoolConfig},
+    conversation::{ConversationId, PoolName, Secret, hex},
+    engine::{Engine, EngineError, docker::DockerEngine},
+    http::{App, Http, Served},
+    mcp::Mcp,
+    metrics::Metrics,
+    pool::{Isolation, Pool, PoolSpec, Sweep, SweepSpec},
+    sessions::Sessions,
+    state_dir::{self, StateDir, StateError},
+};
+
+/// Calls that may wait for a sandbox of one pool: more would only wait for their time-outs.
+const CLAIMS_WAITING: usize = 256;
+
+/// How long destroying the warm sandboxes may take. What is left then ends itself within a minute.
+const CLOSING: Duration = Duration::from_secs(20);
+
+/// Everything that a server consists of, but for the way in.
+#[derive(Debug)]
+pub struct Server {
+    config: Arc<Config>,
+    pools: Vec<Pool>,
+    metrics: Metrics,
+    mcp: Mcp,
+    _sweep: Sweep,
+}
+
+/// Why a server does not start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The state directory or the secret.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The engine.
+    #[error("the engine at {socket} cannot be used: {source}; `greenroom doctor` says what to do")]
+    Engine {
+        /// As configured.
+        socket: String,
+        /// Why.
+        source: EngineError,
+    },
+    /// The address.
+    #[error("{address} cannot be listened on: {source}")]
+    Listen {
+        /// As configured.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Standard input or output.
+    #[error("standard input and output cannot be used: {0}")]
+    Stdio(#[source] io::Error),
+    /// Signals.
+    #[error("signals cannot be waited for: {0}")]
+    Signals(#[source] io::Error),
+    /// No random bytes.
+    #[error("the operating system gave no random bytes: {0}")]
+    Random(getrandom::Error),
+}
+
+impl Server {
+    /// Reaches the engine and begins to fill the pools.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub async fn start(config: Arc<Config>) -> Result<Self, ServeError> {
+        let secret = secret(&config)?;
+        let engine = engine(&config, &secret).await?;
+        let metrics = Metrics::new();
+        let specs: Vec<PoolSpec> = config
+            .pools
+            .iter()
+            .map(|(name, pool)| spec(&config, name, pool))
+            .collect();
+        let sweep = Sweep::start(
+            SweepSpec::of(&specs),
+            Arc::clone(&engine),
+            std::time::SystemTime::now,
+        );
+        let pools: Vec<Pool> = specs
+            .into_iter()
+            .map(|spec| {
+                let observer = metrics.observer(spec.name());
+                Pool::start(spec, Arc::clone(&engine), observer)
+            })
+            .collect();
+        let sessions = Sessions::new(secret.clone(), engine, pools.iter().cloned());
+        let mcp = Mcp::new(Arc::clone(&config), secret, sessions, metrics.clone());
+        Ok(Self {
+            config,
+            pools,
+            metrics,
+            mcp,
+            _sweep: sweep,
+        })
+    }
+
+    /// Serves HTTP until a signal says that it is enough.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub async fn http(self) -> Result<(), ServeError> {
+        let stop = signals()?;
+        let http = match Http::bind(&self.config).await {
+            Ok(http) => http,
+            Err(source) => {
+                self.close(None).await;
+                return Err(ServeError::Listen {
+                    address: self.config.listen,
+                    source,
+                });
+            }
+        };
+        let address = http.address();
+        let app = App {
+            endpoint: self.mcp.endpoint(),
+            metrics: self.metrics.clone(),
+            pools: self.pools.clone(),
+        };
+        let served = http.start(app, &self.config);
+        tracing::info!("MCP is at http://{address}/mcp");
+        stop.cancelled().await;
+        tracing::info!("shutting down; a second signal ends it at once");
+        self.close(Some(served)).await;
+        Ok(())
+    }
+
+    /// Serves standard input and output until the input is over, or a signal says that it is enough.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub async fn stdio(self, conversation: Option<ConversationId>) -> Result<(), ServeError> {
+        let stop = signals()?;
+        let mut talk = Box::pin(self.mcp.stdio(conversation));
+        let spoken = tokio::select! {
+            spoken = &mut talk => spoken,
+            () = stop.cancelled() => {
+                self.mcp.close(self.config.limits.drain).await;
+                talk.await
+            }
+        };
+        self.close(None).await;
+        spoken.map_err(ServeError::Stdio)
+    }
+
+    /// Lets calls in flight be answered, then destroys what is warm. Bound sandboxes are their conversations' and
+    /// stay, with the runs in them.
+    async fn close(&self, served: Option<Served>) {
+        if let Some(served) = &served {
+            served.stop_accepting();
+        }
+        self.mcp.close(self.config.limits.drain).await;
+        for census in join_all(self.pools.iter().map(|pool| pool.close(CLOSING))).await {
+            let held = census.counts.held();
+            if held > 0 {
+                tracing::warn!(held, "sandboxes were not destroyed in time: they end themselves");
+            }
+        }
+        if let Some(served) = served {
+            served.finish().await;
+        }
+    }
+}
+
+fn secret(config: &Config) -> Result<Secret, StateError> {
+    match &config.secret_file {
+        Some(file) => state_dir::read(file),
+        None => StateDir::open(&config.state_dir)?.secret(),
+    }
+}
+
+async fn engine(config: &Config, secret: &Secret) -> Result<Arc<dyn Engine>, ServeError> {
+    let mut random = [0; 6];
+    getrandom::fill(&mut random).map_err(ServeError::Random)?;
+    let creator = format!("{}-{}", std::process::id(), hex(&random));
+    match config.engine.kind {
+        EngineKind::Docker => {
+            let docker = DockerEngine::connect(config.docker(&secret.fingerprint(), &creator)).await;
+            let docker = docker.map_err(|source| ServeError::Engine {
+                socket: config.engine.socket.clone(),
+                source,
+            })?;
+            Ok(Arc::new(docker))
+        }
+    }
+}
+
+fn spec(config: &Config, name: &PoolName, pool: &PoolConfig) -> PoolSpec {
+    PoolSpec {
+        sandbox: pool.sandbox(name),
+        warm: pool.warm,
+        max: pool.max,
+        parallel_boots: pool.boots,
+        boot_deadline: pool.boot_timeout,
+        claim_wait: pool.claim_wait,
+        claims_waiting: CLAIMS_WAITING,
+        warm_age: pool.warm_age,
+        idle: pool.idle,
+        lifetime: pool.lifetime,
+        isolation: if config.engine.runtime.must_prove_gvisor() {
+            Isolation::Proven
+        } else {
+            Isolation::Waived
+        },
+    }
+}
+
+/// Cancelled by the first SIGTERM or SIGINT. The second one ends the process where it stands: conversations do not
+/// depend on it, and warm sandboxes end themselves.
+fn signals() -> Result<CancellationToken, ServeError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+    let stop = CancellationToken::new();
+    let first = stop.clone();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        next().await;
+        first.cancel();
+        next().await;
+        tracing::warn!("a second signal: ended at once");
+        std::process::exit(FORCED);
+    });
+    Ok(stop)
+}
+
+/// The exit code after a second signal.
+const FORCED: i32 = 130;
