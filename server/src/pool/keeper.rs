@@ -332,12 +332,14 @@ impl Keeper {
     fn need(&self) -> Need {
         let max = self.spec.max;
         let live = self.pace.room().map_or(0, |room| room.live);
+        let counts = self.ledger.counts();
+        let lacks = counts.warm + counts.booting < self.spec.warm;
         let watch = if self.pace.is_full(max) {
             Watch::Full
-        } else if self.ledger.counts().held() == 0 {
-            Watch::None
-        } else if max.saturating_sub(live) <= max / 4 + 1 {
+        } else if lacks || (counts.held() > 0 && max.saturating_sub(live) <= max / 4 + 1) {
             Watch::Watchful
+        } else if counts.held() == 0 {
+            Watch::None
         } else {
             Watch::Calm
         };

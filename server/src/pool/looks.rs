@@ -49,7 +49,7 @@ pub(super) enum Watch {
     None,
     /// For sandboxes that died without a word.
     Calm,
-    /// Also for other servers' claims, as little room is left.
+    /// Also for other servers' claims, as little room is left, or for room for the reserve.
     Watchful,
     /// No room is left.
     Full,

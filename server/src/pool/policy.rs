@@ -94,7 +94,8 @@ pub(super) struct Boots {
 /// whatever becomes warm goes to whoever waits longest.
 ///
 /// Race: two boots for one free slot would both create, each see the other, and both give up, again and
-/// again. So no more are begun than there are slots; one may always try, as what was seen grows old.
+/// again. So no more are begun than there were slots free. As what was seen grows old, one claim may always
+/// try; the reserve waits for the next look.
 pub(super) fn boots(demand: &Demand) -> Boots {
     let Demand {
         waiting,
@@ -105,8 +106,8 @@ pub(super) fn boots(demand: &Demand) -> Boots {
         free,
     } = *demand;
     let supply = warm + booting;
-    let open = |slots: usize| parallel.min(slots.max(1)).saturating_sub(booting);
-    let claims = waiting.saturating_sub(supply).min(open(free));
+    let open = |slots: usize| parallel.min(slots).saturating_sub(booting);
+    let claims = waiting.saturating_sub(supply).min(open(free.max(1)));
     let left = open(free.saturating_sub(1)).saturating_sub(claims);
     let reserve = (waiting + target).saturating_sub(supply + claims).min(left);
     Boots { claims, reserve }
@@ -154,7 +155,8 @@ mod tests {
             (1, 0, 2, 1, 0),
             (0, 0, 2, 0, 1),
             (0, 0, 3, 0, 2),
-            (0, 0, 0, 0, 1),
+            (0, 0, 0, 0, 0),
+            (0, 0, 1, 0, 0),
             (0, 1, 2, 0, 0),
             (2, 1, 1, 0, 0),
         ] {
@@ -200,8 +202,8 @@ mod tests {
             prop_assert!(booting + claims + reserve <= free.max(1).max(booting));
             prop_assert!(claims <= waiting);
             prop_assert!(claims + reserve == 0 || warm + booting + claims + reserve <= waiting + target);
-            // And enough: an idle pool that lacks something begins something.
-            let lacks = warm + booting < waiting + target && booting == 0 && parallel > 0;
+            // And enough: an idle pool that lacks something and has room begins something.
+            let lacks = warm < waiting + target && booting == 0 && parallel > 0 && free > 1;
             prop_assert!(!lacks || claims + reserve > 0);
         }
 
