@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run setup image toolchain agent build check test bench soak
+.PHONY: help run setup image toolchain agent build check test test-python bench soak
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # In CI the lock file is the law; elsewhere cargo may add a dependency that somebody has just written down.
@@ -48,7 +48,15 @@ check: toolchain ## formatting, lints, documentation, shell scripts: what must b
 	for script in $(SCRIPTS); do bash -n "$$script"; done
 	! command -v shellcheck >/dev/null || shellcheck -x $(SCRIPTS)
 
-test: setup agent ## every test of every level, on real Docker and real gVisor
+# What the kernels' tests run beside the plain interpreter. Its packages need not be those of the image.
+TEST_PYTHON := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/greenroom/test-venv
+
+test-python:
+	@test -x "$(TEST_PYTHON)/bin/python3" && "$(TEST_PYTHON)/bin/python3" -c "import IPython, matplotlib, numpy, pandas" 2>/dev/null || { \
+		echo "test-python: a virtual environment in $(TEST_PYTHON)"; \
+		python3 -m venv "$(TEST_PYTHON)" && "$(TEST_PYTHON)/bin/python3" -m pip install --quiet ipython matplotlib numpy pandas; }
+
+test: setup agent test-python ## every test of every level, on real Docker and real gVisor
 	cargo build $(LOCKED) -p greenroom --bin greenroom
 	GREENROOM_AGENT="$(AGENT)" cargo test $(LOCKED) --workspace --no-fail-fast
 

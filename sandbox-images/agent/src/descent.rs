@@ -41,13 +41,14 @@ pub(crate) async fn end(value: &str, root: Option<i32>) -> bool {
     }
 }
 
-/// As [`end`], by whoever may look into the guest's processes: a child where the agent may not.
+/// As [`end`], for an agent that may not look into the guest's processes: it follows the parents itself,
+/// which takes nothing but leaves out orphans, and sends a child after the tag.
 pub(crate) async fn end_from(quarters: &Quarters, value: &str, root: Option<i32>) -> bool {
+    let followed = end(value, root).await;
     if !quarters.is_apart() {
-        return end(value, root).await;
+        return followed;
     }
-    let arguments = std::iter::once(value.to_owned()).chain(root.map(|pid| pid.to_string()));
-    let mut command = quarters.errand(Errand::Descent, arguments);
+    let mut command = quarters.errand(Errand::Descent, [value]);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -55,15 +56,15 @@ pub(crate) async fn end_from(quarters: &Quarters, value: &str, root: Option<i32>
     let Ok(mut child) = spawn(command) else {
         return false;
     };
-    matches!(timeout(PATIENCE + PATIENCE, child.wait()).await, Ok(Ok(status)) if status.success())
+    matches!(timeout(2 * PATIENCE, child.wait()).await, Ok(Ok(status)) if status.success())
 }
 
 /// The child's part of [`end_from`].
-pub(crate) fn errand(value: &str, root: Option<i32>) -> bool {
+pub(crate) fn errand(value: &str) -> bool {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build();
-    runtime.is_ok_and(|runtime| runtime.block_on(end(value, root)))
+    runtime.is_ok_and(|runtime| runtime.block_on(end(value, None)))
 }
 
 /// A kernel's process and all that ever was seen to descend from it.
@@ -129,6 +130,7 @@ mod tests {
         Process {
             pid,
             parent,
+            group: parent,
             state: State::Alive,
             started,
         }

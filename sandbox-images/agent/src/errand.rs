@@ -18,7 +18,7 @@ pub(crate) enum Errand {
     Image,
     /// `spill PATH`: standard input into a file.
     Spill,
-    /// `descent TAG [PID]`: ends a kernel's descent.
+    /// `descent TAG`: ends what carries a kernel's tag.
     Descent,
 }
 
@@ -56,10 +56,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
     let done = match (errand, arguments.get(1)) {
         (Some(Errand::Image), Some(path)) => images::errand(Path::new(path)).is_ok(),
         (Some(Errand::Spill), Some(path)) => output::spill_errand(Path::new(path)).is_ok(),
-        (Some(Errand::Descent), Some(tag)) => {
-            let root = arguments.get(2).and_then(|pid| pid.parse().ok());
-            descent::errand(tag, root)
-        }
+        (Some(Errand::Descent), Some(tag)) => descent::errand(tag),
         _ => false,
     };
     if done {

@@ -170,15 +170,15 @@ mod tests {
 
     #[test]
     fn a_wide_image_keeps_its_shape() {
-        let small = shrink(png(image::RgbImage::new(3200, 800))).unwrap();
+        let small = shrink(png(image::RgbImage::new(3136, 100))).unwrap();
         assert_eq!(mime(&small), Some("image/png"));
         let small = image::load_from_memory(&small).unwrap();
-        assert_eq!((small.width(), small.height()), (IMAGE_PIXELS, IMAGE_PIXELS / 4));
+        assert_eq!((small.width(), small.height()), (IMAGE_PIXELS, 50));
     }
 
     #[test]
     fn an_image_that_does_not_compress_becomes_a_jpeg_within_the_bound() {
-        let small = shrink(png(noise(900, 900))).unwrap();
+        let small = shrink(png(noise(400, 400))).unwrap();
         assert!(small.len() <= IMAGE_BYTES);
         assert_eq!(mime(&small), Some("image/jpeg"));
         assert!(image::load_from_memory(&small).is_ok());

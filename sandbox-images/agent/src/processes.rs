@@ -7,6 +7,7 @@ use std::fs;
 pub(crate) struct Process {
     pub(crate) pid: i32,
     pub(crate) parent: i32,
+    pub(crate) group: i32,
     pub(crate) state: State,
     /// Clock ticks since boot: with the pid, it names a process for good.
     pub(crate) started: u64,
@@ -67,10 +68,12 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
         _ => State::Alive,
     };
     let parent = fields.next()?.parse().ok()?;
-    let started = fields.nth(17)?.trim().parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    let started = fields.nth(16)?.trim().parse().ok()?;
     Some(Process {
         pid,
         parent,
+        group,
         state,
         started,
     })
@@ -88,6 +91,7 @@ mod tests {
             Some(Process {
                 pid: 7,
                 parent: 3,
+                group: 7,
                 state: State::Alive,
                 started: 212_862
             })

@@ -5,10 +5,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::KernelControl;
-use crate::{child::Quarters, descent};
+use crate::{child::Quarters, descent, processes};
 
 /// A kernel's handle for other tasks, and what it knows of the process behind it.
 #[derive(Debug)]
@@ -112,11 +112,21 @@ impl Control {
 }
 
 impl State {
-    /// To the whole group, as a terminal does: a program that the code waits for stops as well.
+    /// To the whole group, as a terminal does: a program that the code waits for stops as well. The process
+    /// itself comes first: bash goes on with its next command if it sees a program die of a SIGINT that it has
+    /// not had itself.
     fn signal(&self) {
-        if let Some(pid) = self.process.as_ref().and_then(|process| process.pid) {
-            // The group may be gone; then there is nothing to interrupt.
-            let _ = kill_process_group(pid, Signal::INT);
+        let Some(leader) = self.process.as_ref().and_then(|process| process.pid) else {
+            return;
+        };
+        // Whoever is gone has nothing to be interrupted in.
+        let _ = kill_process(leader, Signal::INT);
+        let group = leader.as_raw_nonzero().get();
+        let others = processes::all()
+            .into_iter()
+            .filter(|process| process.group == group && process.pid != group);
+        for pid in others.filter_map(|process| Pid::from_raw(process.pid)) {
+            let _ = kill_process(pid, Signal::INT);
         }
     }
 }
@@ -140,10 +150,9 @@ impl KernelControl for Control {
         let Some(process) = state.process.clone() else {
             return;
         };
-        if let Some(pid) = process.pid {
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
         drop(state);
+        // The process itself goes with its descent, not before: its children would be orphans that a cleared
+        // environment hides.
         let quarters = Arc::clone(&self.quarters);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let root = process.pid.map(|pid| pid.as_raw_nonzero().get());

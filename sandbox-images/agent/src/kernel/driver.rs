@@ -45,6 +45,8 @@ const DISPLAYS: u32 = 128;
 const DISPLAY_BYTES: usize = 1 << 20;
 /// Output is sent at once, and then at most so often; a run is looked after as often.
 const TICK: Duration = Duration::from_millis(50);
+/// Ticks between two reminders.
+const REMINDER: u32 = 4;
 /// Share of the machine's memory, in percent, at which a death without a reason is taken for want of it.
 const NEAR_LIMIT: u64 = 70;
 /// Characters of what a process wrote that the reason of a failed start shows.
@@ -64,8 +66,14 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync + 'static {
     /// What begins a run. It is answered by [`Reply::Done`], if the process lives.
     fn request(&mut self, run: &Request<'_>) -> String;
 
-    /// What is said on the line each [`TICK`] of a run that was interrupted, in case the answer was.
+    /// What is said on the line, with another interrupt, each [`REMINDER`] of a run that was interrupted, for
+    /// a process that can miss the first one, or whose answer it can hit.
     fn remind(&self) -> Option<String> {
+        None
+    }
+
+    /// What the process wants to hear when [`Reply::Shown`] has been placed after the output before it.
+    fn shown(&self) -> Option<&'static str> {
         None
     }
 
@@ -304,6 +312,7 @@ impl<D: Dialect> Kernel for Driver<D> {
             displays: 0,
             display_bytes: 0,
             memory_peak: 0,
+            interrupted_ticks: 0,
         };
         let end = {
             let spill = |stream: &str| {
@@ -353,6 +362,7 @@ struct Session<'a, D> {
     displays: u32,
     display_bytes: usize,
     memory_peak: u64,
+    interrupted_ticks: u32,
 }
 
 /// How following a run ended.
@@ -424,9 +434,14 @@ impl<D: Dialect> Session<'_, D> {
         drop(self.process.tick.try_write(b"."));
         let pid = self.process.child.pid().as_raw_nonzero().get();
         self.memory_peak = self.memory_peak.max(processes::resident(pid).unwrap_or(0));
-        if self.control.is_interrupted()
+        if !self.control.is_interrupted() {
+            return;
+        }
+        self.interrupted_ticks += 1;
+        if self.interrupted_ticks.is_multiple_of(REMINDER)
             && let Some(reminder) = self.dialect.remind()
         {
+            self.control.interrupt();
             // As for a tick.
             drop(self.process.talk.try_write(reminder.as_bytes()));
         }
@@ -453,7 +468,7 @@ impl<D: Dialect> Session<'_, D> {
                 if let Ok(status) = dying {
                     return Some(End::Died(status));
                 }
-                self.process.child.kill();
+                self.control.kill();
                 drop(self.process.child.wait().await);
                 return Some(End::Lost(reason));
             }
@@ -466,6 +481,10 @@ impl<D: Dialect> Session<'_, D> {
         self.process.stdout.drain().await;
         self.process.stderr.drain().await;
         self.send_fresh().await;
+        if let Some(answer) = self.dialect.shown() {
+            // It waits for these few bytes; a line that is broken shows elsewhere.
+            drop(self.process.talk.try_write(answer.as_bytes()));
+        }
         self.displays += 1;
         self.display_bytes += shown
             .data

@@ -86,10 +86,41 @@ class Talk:
         self.interrupts = interrupts
         self.lock = threading.Lock()
         self.rest = b""
+        self.in_run = False
+
+    def request(self):
+        """Waits for the next run."""
+        request = self.receive()
+        self.in_run = True
+        return request
+
+    def show(self, display):
+        """Shows something and waits until the agent has read what was printed before it. Says whether it could:
+        between runs there is nobody to show it to."""
+        held = threading.current_thread() is threading.main_thread() and self.interrupts.armed
+        with self.lock:
+            if not self.in_run:
+                return False
+            if held:
+                # An interrupt in the middle of a message would garble the next.
+                self.interrupts.armed = False
+            self.send({"display": display})
+            self.receive()
+        if held:
+            self.interrupts.arm()
+        return True
+
+    def end_run(self, done):
+        with self.lock:
+            self.in_run = False
+            self.send({"done": done})
 
     def receive(self):
         while b"\n" not in self.rest:
-            chunk = os.read(TALK, 1 << 16)
+            try:
+                chunk = os.read(TALK, 1 << 16)
+            except OSError:
+                self.lost()
             if not chunk:
                 os._exit(0)
             self.rest += chunk
@@ -97,16 +128,18 @@ class Talk:
         return json.loads(line)
 
     def send(self, message):
-        """Sends all of a message: an interrupt in the middle of one would garble the next."""
         data = json.dumps(message).encode() + b"\n"
-        held = threading.current_thread() is threading.main_thread() and self.interrupts.armed
-        with self.lock:
-            if held:
-                self.interrupts.armed = False
-            while data:
+        while data:
+            try:
                 data = data[os.write(TALK, data) :]
-        if held:
-            self.interrupts.arm()
+            except OSError:
+                self.lost()
+
+    @staticmethod
+    def lost():
+        """The code has closed the line. The agent sees that, ends this process and says why."""
+        while True:
+            signal.pause()
 
 
 class Stream(io.TextIOWrapper):
@@ -157,12 +190,20 @@ class Output:
             return None
         return found.st_dev, found.st_ino
 
+    @staticmethod
+    def is_usable(stream):
+        try:
+            return not stream.closed
+        except ValueError:
+            # Its buffer was taken from it.
+            return False
+
     def put_right(self):
         """Undoes what the code before may have done: closed or replaced a descriptor or a stream."""
         for fd, saved in self.saved.items():
             if self.identify(fd) != self.identity[fd]:
                 os.dup2(saved, fd)
-            if self.streams[fd].closed or self.streams[fd].buffer.closed:
+            if not self.is_usable(self.streams[fd]):
                 self.streams[fd] = Stream(fd)
             self.streams[fd].write_line_by_line()
         sys.stdout = sys.__stdout__ = self.streams[1]
@@ -170,7 +211,7 @@ class Output:
 
     def flush(self):
         with self.lock:
-            for stream in (sys.stdout, sys.stderr, *self.streams.values()):
+            for stream in (getattr(sys, "stdout", None), getattr(sys, "stderr", None), *self.streams.values()):
                 try:
                     stream.flush()
                 except Exception:
@@ -224,9 +265,10 @@ class Display:
         image = self.save_image(bundle)
         texts = {kind: value for kind, value in bundle.items() if kind not in IMAGES}
         rich = image or any(kind != "text/plain" for kind in texts)
-        if not rich or self.shown >= DISPLAYS:
+        if not rich or self.shown >= DISPLAYS or not self.show(texts, image):
             print(texts.get("text/plain", ""))
-            return
+
+    def show(self, texts, image):
         self.shown += 1
         data = {}
         for kind, value in texts.items():
@@ -236,7 +278,7 @@ class Display:
                 data[kind] = cut(value, DISPLAY_LIMIT)
         # What was printed before stands before it.
         self.output.flush()
-        self.talk.send({"display": {"data": data, "image": image}})
+        return self.talk.show({"data": data, "image": image})
 
     def save_image(self, bundle):
         """Saves the first image of a bundle; the agent makes what is sent of it, from the file."""
@@ -575,6 +617,8 @@ class Host:
         sys.argv = [""]
         for name in settings["preload"]:
             importlib.import_module(name)
+        # Not before: a file called json.py in the work directory is for the code to import, not for us.
+        sys.path.insert(0, "")
         gc.collect()
         gc.freeze()
 
@@ -587,14 +631,14 @@ class Host:
 
     def serve(self):
         while True:
-            request = self.talk.receive()
+            request = self.talk.request()
             try:
                 done = self.run(request)
             except KeyboardInterrupt as error:
                 # Between the end of the code and that of the run.
                 self.interrupts.armed = False
                 done = {"error": describe(error), "result": None}
-            self.talk.send({"done": done})
+            self.talk.end_run(done)
 
     def run(self, request):
         self.output.put_right()

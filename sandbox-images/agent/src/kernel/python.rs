@@ -21,7 +21,8 @@ use crate::child::Quarters;
 /// The program that the process runs. Well below what a pipe holds, so it is written before anybody reads.
 const HOST: &str = include_str!("host.py");
 /// Reads [`HOST`] from its descriptor: no file that a guest could change, no page of code in `ps`.
-const LOADER: &str = "import os; exec(compile(os.fdopen(5).read(), '<greenroom>', 'exec'))";
+const LOADER: &str =
+    "import sys, os; del sys.path[0]; exec(compile(os.fdopen(5).read(), '<greenroom>', 'exec'))";
 /// What the interpreter is called, the first that there is.
 const PROGRAMS: [&str; 2] = ["python3", "python"];
 
@@ -142,6 +143,10 @@ impl Dialect for Python {
             figures: run.figures,
             stale: run.stale,
         })
+    }
+
+    fn shown(&self) -> Option<&'static str> {
+        Some("{}\n")
     }
 
     fn says_when_it_begins(&self) -> bool {

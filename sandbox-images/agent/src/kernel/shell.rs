@@ -23,7 +23,7 @@ use super::{
 use crate::child::Quarters;
 
 /// Options last for their run: a `set -e` in one would otherwise end the shell in another.
-const RESET: &str = "builtin set +abefhuvxHTCE -h; builtin set +o pipefail +o posix +o monitor";
+const RESET: &str = "\\builtin set +abefkuvxCEHPT -hB; \\builtin set +o pipefail +o posix +o monitor";
 
 /// How to speak to bash.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl Shell {
 
     fn report(&self) -> String {
         format!(
-            "builtin printf 'end %d %d\\n' {} \"$?\" >&200; {RESET}\n",
+            "\\builtin printf 'end %d %d\\n' {} \"$?\" >&200; {RESET}\n",
             self.run
         )
     }
@@ -97,7 +97,7 @@ impl Dialect for Shell {
     fn request(&mut self, run: &Request<'_>) -> String {
         self.run += 1;
         format!(
-            "builtin printf 'begin %d\\n' {} >&200; builtin eval {} </dev/null >&201 2>&202 200>&- 201>&- 202>&-\n{}",
+            "\\builtin printf 'begin %d\\n' {} >&200; \\builtin eval {} </dev/null >&201 2>&202 200>&- 201>&- 202>&-\n{}",
             self.run,
             quote(run.code),
             self.report()
@@ -105,7 +105,8 @@ impl Dialect for Shell {
     }
 
     fn remind(&self) -> Option<String> {
-        // The interrupt may have hit the report itself.
+        // An interrupt may have hit the report itself; and one that meets bash between the fork of a program and
+        // its wait for it has no effect until that program ends.
         Some(self.report())
     }
 
