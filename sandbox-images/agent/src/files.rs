@@ -21,37 +21,25 @@ mod owner;
 mod path;
 mod removal;
 mod transfer;
+mod upload;
 mod wire;
 
 use std::{
     fmt, io,
     os::fd::OwnedFd,
-    pin::pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::Stream;
 use greenroom_protocol::{Deleted, FileChange, FileEntry, FileList, Refusal, RefusalKind};
-use rustix::{fs::fstat, io::Errno};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 
-use self::{
-    beneath::refusal,
-    hands::Hands,
-    owner::{Order, Owner, QUEUE, Signal, Workplace},
-    path::{PART_PREFIX, WorkPath, bad_path},
-    transfer::Writing,
-    wire::{Answer, Reply, Request},
-};
 pub(crate) use self::{
     beneath::{Beneath, kind},
     listing::is_hidden,
@@ -61,11 +49,18 @@ pub use self::{
     child::serve,
     transfer::{ByteRange, FileRead},
 };
+use self::{
+    hands::Hands,
+    owner::{Order, Owner, QUEUE, Signal, Workplace},
+    path::{WorkPath, bad_path},
+    wire::{Answer, Reply, Request},
+};
 
 use crate::child::Quarters;
 
-/// An upload that brings no byte for this long is given up.
-const STALL: Duration = Duration::from_secs(60);
+/// A run waits this long for the look at what changed, before it and after it. The look takes a millisecond
+/// or two; but it may stand behind a large deletion, or the guest may have stopped the files process.
+const LOOK_TIME: Duration = Duration::from_millis(500);
 
 /// Who touches the files.
 #[derive(Clone, Debug)]
@@ -181,8 +176,8 @@ impl Files {
         let files = self.clone();
         let work = tokio::spawn(async move {
             match mode {
-                WriteMode::Replace => files.replace(path, body).await,
-                WriteMode::Append => files.append(path, body).await,
+                WriteMode::Replace => upload::replace(&files, path, body).await,
+                WriteMode::Append => upload::append(&files, path, body).await,
             }
         });
         work.await.unwrap_or_else(|error| {
@@ -209,7 +204,9 @@ impl Files {
     pub async fn mark(&self) -> Mark {
         let signal = self.signal();
         // Without a signal the hands are only about to begin.
-        if signal.is_none_or(|signal| signal.is_raised()) && self.ask(Request::Mark).await.is_err() {
+        if signal.is_none_or(|signal| signal.is_raised())
+            && !matches!(timeout(LOOK_TIME, self.ask(Request::Mark)).await, Ok(Ok(_)))
+        {
             return Mark(None);
         }
         Mark(self.signal().map(|signal| {
@@ -220,7 +217,7 @@ impl Files {
 
     /// What changed since a mark, sorted, at most
     /// [`CHANGED_FILES`](greenroom_protocol::limits::CHANGED_FILES). Nothing where that is not known: too
-    /// many files, too many changes, or the files process was killed meanwhile.
+    /// many files, too many changes, or the files process was killed meanwhile or is at work on something long.
     pub async fn changes_since(&self, mark: &Mark) -> Vec<FileChange> {
         let Some((signal, since)) = &mark.0 else {
             return Vec::new();
@@ -228,73 +225,10 @@ impl Files {
         if !signal.is_raised() && signal.seq() == *since {
             return Vec::new();
         }
-        match self.ask(Request::Changes { since: *since }).await {
-            Ok((Reply::Changed { changes, .. }, _)) => changes.unwrap_or_default(),
+        match timeout(LOOK_TIME, self.ask(Request::Changes { since: *since })).await {
+            Ok(Ok((Reply::Changed { changes, .. }, _))) => changes.unwrap_or_default(),
             _ => Vec::new(),
         }
-    }
-
-    async fn replace<S, E>(&self, path: WorkPath, body: S) -> Result<FileEntry, Refusal>
-    where
-        S: Stream<Item = Result<Bytes, E>> + Send,
-        E: fmt::Display + Send,
-    {
-        let part = format!("{PART_PREFIX}{}", self.parts.fetch_add(1, Ordering::Relaxed));
-        let create = Request::Create {
-            path: path.clone(),
-            part: part.clone(),
-        };
-        let (Reply::Created { name }, opened) = self.ask(create).await? else {
-            return Err(off_script());
-        };
-        let Ok([file, folder]) = <[OwnedFd; 2]>::try_from(opened) else {
-            return Err(off_script());
-        };
-        let mut writing = Writing::open(file)?;
-        let filled = match fill(&mut writing, &path, body).await {
-            Ok(()) => writing
-                .file()
-                .try_clone()
-                .map_err(|error| cannot_write(&error, &path)),
-            Err(refusal) => Err(refusal),
-        };
-        let done = match filled {
-            Ok(file) => {
-                let descriptors = vec![
-                    folder.try_clone().map_err(|error| cannot_write(&error, &path))?,
-                    file.into(),
-                ];
-                let path = path.clone();
-                let part = part.clone();
-                self.send(Request::Commit { path, part, name }, descriptors).await
-            }
-            Err(refusal) => Err(refusal),
-        };
-        if let Err(refusal) = done {
-            // The first refusal is the one to tell.
-            drop(self.send(Request::Discard { part }, vec![folder]).await);
-            return Err(refusal);
-        }
-        written(&writing, &path)
-    }
-
-    async fn append<S, E>(&self, path: WorkPath, body: S) -> Result<FileEntry, Refusal>
-    where
-        S: Stream<Item = Result<Bytes, E>> + Send,
-        E: fmt::Display + Send,
-    {
-        let mut writing = self.open_append(&path).await?;
-        let before = writing.size();
-        if let Err(refusal) = fill(&mut writing, &path, body).await {
-            writing.cut_back(before).await;
-            return Err(refusal);
-        }
-        written(&writing, &path)
-    }
-
-    async fn open_append(&self, path: &WorkPath) -> Result<Writing, Refusal> {
-        let (_, mut opened) = self.ask(Request::Append { path: path.clone() }).await?;
-        Writing::open(opened.pop().ok_or_else(off_script)?)
     }
 
     fn signal(&self) -> Option<Arc<Signal>> {
@@ -337,49 +271,6 @@ impl fmt::Debug for Files {
         f.debug_struct("Files")
             .field("work_dir", &self.work_dir)
             .finish_non_exhaustive()
-    }
-}
-
-/// Writes a whole body.
-async fn fill<S, E>(writing: &mut Writing, path: &WorkPath, body: S) -> Result<(), Refusal>
-where
-    S: Stream<Item = Result<Bytes, E>> + Send,
-    E: fmt::Display + Send,
-{
-    let mut body = pin!(body);
-    let broke_off = |message| Refusal {
-        kind: RefusalKind::BadRequest,
-        message,
-    };
-    loop {
-        match timeout(STALL, body.next()).await {
-            Ok(Some(Ok(bytes))) => writing
-                .push(bytes)
-                .await
-                .map_err(|error| cannot_write(&error, path))?,
-            Ok(Some(Err(error))) => return Err(broke_off(format!("the upload broke off: {error}"))),
-            Ok(None) => return writing.flush().await.map_err(|error| cannot_write(&error, path)),
-            Err(_) => {
-                let stall = STALL.as_secs();
-                return Err(broke_off(format!("the upload brought nothing for {stall} s")));
-            }
-        }
-    }
-}
-
-fn written(writing: &Writing, path: &WorkPath) -> Result<FileEntry, Refusal> {
-    let stat = fstat(writing.file()).map_err(|error| refusal(error, path))?;
-    Ok(listing::entry(path.as_str().to_owned(), &stat))
-}
-
-fn cannot_write(error: &io::Error, path: &WorkPath) -> Refusal {
-    match (Errno::from_io_error(error), error.kind()) {
-        (Some(errno), _) => refusal(errno, path),
-        (None, io::ErrorKind::FileTooLarge) => refusal(Errno::FBIG, path),
-        (None, _) => Refusal {
-            kind: RefusalKind::Internal,
-            message: format!("{path}: {error}"),
-        },
     }
 }
 

@@ -93,7 +93,13 @@ impl Hands {
             check(Ok(stat), path)?;
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | CAREFULLY;
-        let file = openat(&folder, part, flags, NEW_FILE).map_err(|error| refusal(error, path))?;
+        let mut file = openat(&folder, part, flags, NEW_FILE);
+        if matches!(file, Err(Errno::EXIST)) {
+            // Left by a process that was killed between this and its answer.
+            let _ = unlinkat(&folder, part, AtFlags::empty());
+            file = openat(&folder, part, flags, NEW_FILE);
+        }
+        let file = file.map_err(|error| refusal(error, path))?;
         if let Some(stat) = found {
             // A script that is replaced stays executable. Where this fails the new file has the usual mode.
             let _ = fchmod(&file, Mode::from_raw_mode(stat.st_mode & 0o777));

@@ -173,6 +173,12 @@ impl Owner {
                 let answer = timeout(request.time(), process.exchange(request, descriptors))
                     .await
                     .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                if let Err(refusal) = &answer
+                    && refusal.kind == RefusalKind::Internal
+                {
+                    // The guest can take its descriptors away, for one: a new process has them again.
+                    return Err(io::Error::other(refusal.message.clone()));
+                }
                 *live = Some(process);
                 Ok(answer)
             }
