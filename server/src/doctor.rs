@@ -50,6 +50,10 @@ pub async fn run(config: &Config) -> Report {
             trial::boot(&engine, config, name, pool, image, &mut report).await;
         }
     }
+    // The trial's cgroup goes as well.
+    if let Err(error) = engine.sweep().await {
+        tracing::debug!(%error, "a trial's cgroup stays");
+    }
     report
 }
 

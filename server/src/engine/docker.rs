@@ -18,22 +18,18 @@ mod image;
 mod known;
 mod leftovers;
 mod listing;
+mod lookup;
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::PathBuf,
-    time::SystemTime,
-};
+use std::{collections::HashSet, path::PathBuf};
 
 use async_trait::async_trait;
 use bollard::{
     API_DEFAULT_VERSION, Docker,
     exec::{CreateExecOptions, StartExecOptions},
-    models::{ContainerSummary, ContainerSummaryStateEnum, SystemInfo, SystemInfoCgroupDriverEnum},
+    models::{ContainerSummaryStateEnum, SystemInfo, SystemInfoCgroupDriverEnum},
     query_parameters::{
-        CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptions,
-        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder,
-        StartContainerOptions, WaitContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+        RenameContainerOptionsBuilder, StartContainerOptions, WaitContainerOptionsBuilder,
     },
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -45,12 +41,12 @@ use self::{
     image::Images,
     known::Known,
     leftovers::{Leftovers, Parent},
-    listing::{Doing, Row},
+    listing::Doing,
 };
-use super::{Adoption, Channel, Engine, EngineError, Found, Listed, ListedState, Place, Tombstone};
+use super::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone};
 use crate::{
     conversation::SessionName,
-    sandbox::{Fate, SandboxId, SandboxSpec},
+    sandbox::{SandboxId, SandboxSpec},
 };
 
 /// The oldest API that has what is used here.
@@ -129,7 +125,8 @@ impl DockerEngine {
         let deployment = format!("{}-{}", config.fingerprint, config.deployment);
         let parent = Parent::new(
             &config.cgroup_parent,
-            &deployment,
+            &config.deployment,
+            &config.fingerprint,
             info.id.as_deref().unwrap_or_default(),
             info.cgroup_driver == Some(SystemInfoCgroupDriverEnum::SYSTEMD),
         );
@@ -175,130 +172,6 @@ impl DockerEngine {
     #[must_use]
     pub fn cgroup_parent(&self) -> &str {
         self.leftovers.parent().as_str()
-    }
-
-    /// Containers in any state, by one of Docker's filters.
-    async fn containers(&self, filter: &str, value: String) -> Result<Vec<ContainerSummary>, Failure> {
-        let options = ListContainersOptionsBuilder::default()
-            .all(true)
-            .filters(&HashMap::from([(filter, vec![value])]))
-            .build();
-        call::LIST.run(self.docker.list_containers(Some(options))).await
-    }
-
-    /// The containers of ours among them.
-    async fn rows(&self, filter: &str, value: String) -> Result<Vec<Row>, Failure> {
-        let containers = self.containers(filter, value).await?;
-        let rows: Vec<Row> = containers.into_iter().filter_map(Row::read).collect();
-        for row in &rows {
-            self.known.meet(&row.id, &row.container);
-        }
-        Ok(rows)
-    }
-
-    async fn row(&self, id: &SandboxId) -> Result<Option<Row>, Failure> {
-        let rows = self.rows("label", format!("{}={id}", listing::ID)).await?;
-        Ok(rows.into_iter().next())
-    }
-
-    /// The container of a sandbox.
-    async fn container(&self, id: &SandboxId) -> Result<String, EngineError> {
-        if let Some(container) = self.known.container(id) {
-            return Ok(container);
-        }
-        let row = self.row(id).await?;
-        row.map(|row| row.container)
-            .ok_or_else(|| EngineError::NoSandbox(id.clone()))
-    }
-
-    /// How an ended sandbox ended; `None` if it is gone by now.
-    async fn fate(&self, row: &Row) -> Result<Option<Fate>, EngineError> {
-        if let Some(fate) = self.known.fate(&row.id) {
-            return Ok(Some(fate));
-        }
-        let look = self
-            .docker
-            .inspect_container(&row.container, None::<InspectContainerOptions>);
-        match call::INSPECT.run(look).await {
-            Ok(inspected) => {
-                let fate = listing::fate(&inspected.state.unwrap_or_default(), row.created_at);
-                self.known.ended(&row.id, fate);
-                Ok(Some(fate))
-            }
-            Err(failure) if failure.status() == Some(404) => Ok(None),
-            Err(failure) => Err(failure.into()),
-        }
-    }
-
-    /// When a running sandbox was started. Unknown if the engine is busy with it: one that hangs must not
-    /// hold up the list of all the others.
-    async fn started_at(&self, row: &Row) -> Option<SystemTime> {
-        if let Some(at) = self.known.started_at(&row.id) {
-            return Some(at);
-        }
-        let look = self
-            .docker
-            .inspect_container(&row.container, None::<InspectContainerOptions>);
-        let inspected = call::INSPECT.run(look).await.ok()?;
-        let at = listing::started_at(&inspected.state?)?;
-        self.known.started(&row.id, at);
-        Some(at)
-    }
-
-    /// One entry of the list; `None` if the sandbox is gone by now.
-    async fn listed(&self, row: Row) -> Result<Option<Listed>, EngineError> {
-        let (state, started_at) = match row.doing {
-            Doing::Created => (ListedState::Created, None),
-            Doing::Running | Doing::Paused => (ListedState::Running, self.started_at(&row).await),
-            Doing::Ending => (ListedState::Ending, None),
-            Doing::Exited => match self.fate(&row).await? {
-                Some(fate) => (ListedState::Exited(fate), None),
-                None => return Ok(None),
-            },
-        };
-        Ok(Some(Listed {
-            adopted: row.adopted(),
-            id: row.id,
-            pool: row.pool,
-            creator: row.creator,
-            state,
-            created_at: row.created_at,
-            started_at,
-        }))
-    }
-
-    /// What stands under a session's name. One that was created and never started cannot serve it: it has
-    /// ended as far as the session goes.
-    async fn place(&self, row: &Row) -> Result<Place, EngineError> {
-        let id = row.id.clone();
-        match row.doing {
-            Doing::Running => Ok(Place::Running(id)),
-            Doing::Paused => self.thaw(row).await,
-            Doing::Ending => Ok(Place::Ending(id)),
-            Doing::Created | Doing::Exited => Ok(match self.fate(row).await? {
-                Some(fate) => Place::Exited(Tombstone { id, fate }),
-                None => Place::Absent,
-            }),
-        }
-    }
-
-    /// Wakes a sandbox that somebody has paused. One that cannot be woken is killed rather than removed:
-    /// so its session still hears that it is gone.
-    async fn thaw(&self, row: &Row) -> Result<Place, EngineError> {
-        let unpaused = call::UNPAUSE
-            .run(self.docker.unpause_container(&row.container))
-            .await;
-        match unpaused {
-            Ok(()) => Ok(Place::Running(row.id.clone())),
-            Err(failure) => {
-                tracing::warn!(sandbox = %row.id, reason = failure.message(), "cannot be unpaused, killing it");
-                let kill = self
-                    .docker
-                    .kill_container(&row.container, None::<KillContainerOptions>);
-                call::REMOVE.run(kill).await?;
-                Ok(Place::Ending(row.id.clone()))
-            }
-        }
     }
 
     async fn rename(&self, container: &str, name: &str) -> Result<(), Failure> {
@@ -514,6 +387,9 @@ impl Engine for DockerEngine {
         // After the cgroups, so that whatever came to be in between has an owner.
         let all = ListContainersOptionsBuilder::default().all(true).build();
         let containers = call::LIST.run(self.docker.list_containers(Some(all))).await?;
+        if !containers.iter().any(|one| listing::is_of(one, &self.deployment)) {
+            self.leftovers.remove_parent();
+        }
         let owned: HashSet<String> = containers.into_iter().filter_map(|one| one.id).collect();
         let due = self.leftovers.due(on_disk.keys().cloned().collect(), &owned);
         for container in &due {

@@ -1,20 +1,19 @@
 //! Images made ready: create a container (never started), put the agent in, commit it under a name that
 //! says what is in it.
 
+mod stale;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use bollard::{
     Docker,
-    models::{
-        ContainerConfig, ContainerCreateBody, ContainerSummary, HealthConfig, HostConfig, ImageInspect,
-        ImageSummary,
-    },
+    models::{ContainerConfig, ContainerCreateBody, HealthConfig, HostConfig, ImageInspect},
     query_parameters::{
         CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
         ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -37,10 +36,6 @@ const SOURCE: &str = "greenroom.source";
 /// First part of the names of containers that an image is prepared in. They have no label: a commit would
 /// hand it on to every sandbox.
 const PREPARING: &str = "greenroom-prepare";
-/// An unused prepared image this old is nobody's any more: its pool would have filled long ago.
-const STALE_IMAGE: Duration = Duration::from_secs(3600);
-/// A container this old that an image was prepared in outlived its server.
-const STALE_PREPARATION: Duration = Duration::from_secs(600);
 /// Enough of a volume's archive to see whether there is a second entry in it.
 const VOLUME_GLANCE: usize = 16 << 10;
 
@@ -248,10 +243,10 @@ impl Images {
 
         let now = SystemTime::now();
         let prefix = format!("{PREPARING}-{}-", self.fingerprint);
-        for name in stale_preparations(&containers, &prefix, now) {
+        for name in stale::preparations(&containers, &prefix, now) {
             self.remove_container(&name).await?;
         }
-        futures_util::stream::iter(stale_images(&images, &containers, current, now))
+        futures_util::stream::iter(stale::images(&images, &containers, current, now))
             .for_each(|id| async move {
                 // Not by force: the engine refuses if a container has come to use it meanwhile.
                 let removal =
@@ -317,44 +312,6 @@ fn second_entry(archive: &[u8]) -> io::Result<bool> {
     Ok(archive.entries()?.nth(1).is_some())
 }
 
-/// Prepared images that are older than [`STALE_IMAGE`], not the current one, and that no container uses.
-fn stale_images<'a>(
-    images: &'a [ImageSummary],
-    containers: &[ContainerSummary],
-    current: &str,
-    now: SystemTime,
-) -> Vec<&'a str> {
-    let used: HashSet<&str> = containers
-        .iter()
-        .filter_map(|container| container.image_id.as_deref())
-        .collect();
-    images
-        .iter()
-        .filter(|image| {
-            let ours = image.repo_tags.iter().all(|tag| tag.starts_with(REPOSITORY));
-            let named = image.repo_tags.iter().any(|tag| tag == current);
-            ours && !named && !used.contains(image.id.as_str()) && older(image.created, STALE_IMAGE, now)
-        })
-        .map(|image| image.id.as_str())
-        .collect()
-}
-
-/// Containers of preparations that are older than [`STALE_PREPARATION`].
-fn stale_preparations(containers: &[ContainerSummary], prefix: &str, now: SystemTime) -> Vec<String> {
-    containers
-        .iter()
-        .filter(|container| older(container.created.unwrap_or(i64::MAX), STALE_PREPARATION, now))
-        .filter_map(|container| container.names.as_ref()?.first())
-        .map(|name| name.trim_start_matches('/').to_owned())
-        .filter(|name| name.starts_with(prefix))
-        .collect()
-}
-
-fn older(created: i64, age: Duration, now: SystemTime) -> bool {
-    let created = SystemTime::UNIX_EPOCH + Duration::from_secs(created.max(0).unsigned_abs());
-    now.duration_since(created).is_ok_and(|passed| passed > age)
-}
-
 #[cfg(test)]
 mod tests {
     use bollard::models::ImageConfig;
@@ -412,51 +369,5 @@ mod tests {
         let full = archive(&["volume/a", "volume/b"]);
         assert!(second_entry(&full).unwrap());
         assert!(second_entry(&full[..VOLUME_GLANCE]).unwrap());
-    }
-
-    #[test]
-    fn only_old_unused_images_of_ours_are_stale() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000);
-        let image = |id: &str, tag: &str, created| ImageSummary {
-            id: id.to_owned(),
-            repo_tags: (!tag.is_empty()).then(|| tag.to_owned()).into_iter().collect(),
-            created,
-            ..ImageSummary::default()
-        };
-        let images = [
-            image("current", "greenroom/prepared:1", 0),
-            image("used", "greenroom/prepared:2", 0),
-            image("old", "greenroom/prepared:3", 0),
-            image("young", "greenroom/prepared:4", 9_000),
-            image("untagged", "", 0),
-            image("somebody's", "app:latest", 0),
-        ];
-        let container = ContainerSummary {
-            image_id: Some("used".into()),
-            ..ContainerSummary::default()
-        };
-        assert_eq!(
-            stale_images(&images, &[container], "greenroom/prepared:1", now),
-            ["old", "untagged"]
-        );
-    }
-
-    #[test]
-    fn only_old_preparations_of_ours_are_stale() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
-        let container = |name: &str, created| ContainerSummary {
-            names: Some(vec![format!("/{name}")]),
-            created: Some(created),
-            ..ContainerSummary::default()
-        };
-        let containers = [
-            container("greenroom-prepare-ours-1", 0),
-            container("greenroom-prepare-ours-2", 900),
-            container("greenroom-prepare-theirs-3", 0),
-        ];
-        assert_eq!(
-            stale_preparations(&containers, "greenroom-prepare-ours-", now),
-            ["greenroom-prepare-ours-1"]
-        );
     }
 }

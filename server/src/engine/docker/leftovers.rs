@@ -27,12 +27,23 @@ pub(super) struct Parent {
 }
 
 impl Parent {
-    /// Names it. The engine's own id is part of it, because two engines on one host see each other's
-    /// cgroups and not each other's containers.
-    pub(super) fn new(prefix: &str, deployment: &str, engine_id: &str, systemd: bool) -> Self {
-        let hash = Sha256::digest(format!("{deployment}\n{engine_id}"));
-        // Not a dash: systemd takes it for a level of the hierarchy.
-        let name = format!("{prefix}_{}", hex(&hash[..4]));
+    /// Names it, so that a person sees whose it is. The engine's own id is part of it, because two engines
+    /// on one host see each other's cgroups and not each other's containers.
+    pub(super) fn new(
+        prefix: &str,
+        deployment: &str,
+        fingerprint: &str,
+        engine_id: &str,
+        systemd: bool,
+    ) -> Self {
+        let hash = Sha256::digest(format!("{deployment}\n{fingerprint}\n{engine_id}"));
+        // No dashes: systemd takes one for a level of the hierarchy.
+        let shown: String = deployment
+            .chars()
+            .take(48)
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+            .collect();
+        let name = format!("{prefix}_{shown}_{}", hex(&hash[..4]));
         Self {
             name: if systemd { format!("{name}.slice") } else { name },
         }
@@ -81,6 +92,19 @@ impl Leftovers {
             }
         }
         Ok(found)
+    }
+
+    /// Removes the parent where nothing is in it any more; where something is, the kernel refuses. A start
+    /// that races with this fails once and is tried again.
+    pub(super) fn remove_parent(&self) {
+        for hierarchy in hierarchies(&self.root).unwrap_or_default() {
+            let removed = fs::remove_dir(hierarchy.join(&self.parent.name));
+            if let Err(error) = removed
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::debug!(%error, "the cgroup of all sandboxes stays");
+            }
+        }
     }
 
     /// Those on disk that have been seen without an owner for long enough. What has an owner again, or is
@@ -186,15 +210,16 @@ mod tests {
     fn leftovers(root: &Path) -> Leftovers {
         Leftovers {
             root: root.to_owned(),
-            ..Leftovers::new(Parent::new("greenroom", "ours", "engine", false))
+            ..Leftovers::new(Parent::new("greenroom", "ours", "f00d", "engine", false))
         }
     }
 
     #[test]
     fn a_parent_is_named_for_its_driver_and_its_engine() {
-        let name = |engine, systemd| Parent::new("greenroom", "ours", engine, systemd).name;
+        let name = |engine, systemd| Parent::new("greenroom", "my-own", "f00d", engine, systemd).name;
         assert_eq!(name("a", true), format!("{}.slice", name("a", false)));
         assert_ne!(name("a", false), name("b", false));
+        assert!(name("a", true).starts_with("greenroom_my_own_"));
         assert!(!name("a", true).contains('-'));
     }
 
@@ -231,8 +256,14 @@ mod tests {
         fs::write(two.path().join("cgroup.controllers"), "memory pids").unwrap();
         let scope = format!("docker-{}.scope", id('c'));
         fs::create_dir_all(two.path().join(&parent).join(scope)).unwrap();
-        let found = leftovers(two.path()).on_disk().unwrap();
+        let reader = leftovers(two.path());
+        let found = reader.on_disk().unwrap();
         assert_eq!(found.keys().collect::<Vec<_>>(), [&id('c')]);
+        reader.remove_parent();
+        assert_eq!(reader.on_disk().unwrap(), found, "a parent in use stays");
+        fs::remove_dir(&found[&id('c')][0]).unwrap();
+        reader.remove_parent();
+        assert!(!two.path().join(&parent).exists());
     }
 
     #[test]

@@ -104,6 +104,14 @@ impl Doing {
     }
 }
 
+/// Whether a container is a deployment's.
+pub(super) fn is_of(container: &ContainerSummary, deployment: &str) -> bool {
+    let labels = container.labels.as_ref();
+    labels
+        .and_then(|labels| labels.get(DEPLOYMENT))
+        .is_some_and(|own| own == deployment)
+}
+
 /// The name of a tombstone that was set aside.
 pub(super) fn aside(name: &SessionName, id: &SandboxId) -> String {
     format!("{name}.{id}")
