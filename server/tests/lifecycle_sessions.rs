@@ -14,6 +14,7 @@ use greenroom::{
 use greenroom_protocol::{EndReason, RestartReason, Standing};
 use support::{
     fake_engine::{FakeEngine, Op},
+    hostile::Hostile,
     mortal::When,
     server::{IDLE, Server, end, key, minted, name, names, restarted, run, terms},
 };
@@ -199,9 +200,9 @@ async fn a_reset_ends_whatever_has_the_sessions_name() {
     assert_eq!(one.call("tea").await.1, restarted(RestartReason::Reset));
     // A sandbox that hangs, and one that is nobody's yet.
     let (hung, _) = one.call("tea").await;
-    two.engine.silence(Some(&hung));
+    two.engine.impostor(&hung, Hostile::silent());
     let three = Server::start(&engine, "three");
-    three.engine.silence(Some(&hung));
+    three.engine.impostor(&hung, Hostile::silent());
     assert_eq!(three.sessions.reset(&key("tea")).await.unwrap(), Reset::Ended);
     assert_eq!(three.call("tea").await.1, restarted(RestartReason::Reset));
     three.engine.dies(Op::Adopt, When::After);

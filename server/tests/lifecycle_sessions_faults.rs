@@ -7,12 +7,13 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use greenroom::{
     engine::{Engine, Place},
-    guest::Guest,
+    guest::{Guest, GuestError},
     sessions::{OpenError, Provenance, Reset},
 };
-use greenroom_protocol::{LeaseRequest, RestartReason, Standing};
+use greenroom_protocol::{EndReason, Ended, LeaseRequest, LeaseState, RestartReason, Standing};
 use support::{
     fake_engine::{FakeEngine, Fault, Op},
+    hostile::Hostile,
     mortal::When,
     server::{IDLE, Server, UNBOUND, end, key, minted, name, names, restarted, run, terms},
 };
@@ -246,7 +247,7 @@ async fn a_sandbox_that_hangs_is_given_up_where_another_answers() {
     let one = Server::start(&engine, "one");
     let (hung, _) = one.call("tea").await;
     let two = Server::start(&engine, "two");
-    two.engine.silence(Some(&hung));
+    two.engine.impostor(&hung, Hostile::silent());
     let since = Instant::now();
     assert_eq!(two.call("tea").await.1, restarted(RestartReason::Unresponsive));
     assert!(since.elapsed() >= Duration::from_secs(30), "three hellos");
@@ -343,5 +344,63 @@ async fn whoever_leases_a_named_sandbox_first_its_news_is_one() {
     // Its id is a minted one, but the sandbox is bound: nothing of it was lost.
     let session = server.try_open("tea", minted(Provenance::Minted)).await.unwrap();
     assert_eq!((session.guest.id(), session.standing), (&id, Standing::New));
+    end(&engine, server, &["tea"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_sandbox_is_named_and_can_be_reset() {
+    let engine = FakeEngine::new();
+    let old = Server::start(&engine, "old");
+    let (id, _) = old.call("tea").await;
+    let upgraded = Server::start(&engine, "upgraded");
+    let hello = r#"{"generation":0,"version":"0.0.1"}"#;
+    upgraded.engine.impostor(&id, Hostile::saying(hello));
+    let error = upgraded.try_open("tea", terms()).await.unwrap_err();
+    assert!(
+        matches!(error, OpenError::Guest(GuestError::Generation { .. })),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("0.0.1"), "{error}");
+    assert_eq!(upgraded.sessions.reset(&key("tea")).await.unwrap(), Reset::Ended);
+    assert_eq!(upgraded.call("tea").await.1, restarted(RestartReason::Reset));
+    old.stop().await;
+    end(&engine, upgraded, &["tea"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_says_it_ends_and_does_not_is_ended() {
+    let engine = FakeEngine::new();
+    let one = Server::start(&engine, "one");
+    let session = one.open("tea").await;
+    let id = session.guest.id().clone();
+    let mut hello = session.guest.hello().await.unwrap();
+    let reason = EndReason::Idle;
+    hello.lease = LeaseState::Ending(Ended { reason });
+    let hello = serde_json::to_vec(&hello).unwrap();
+    let two = Server::start(&engine, "two");
+    two.engine.impostor(&id, Hostile::saying(hello));
+    let since = Instant::now();
+    assert_eq!(two.call("tea").await.1, restarted(RestartReason::Idle));
+    assert!(since.elapsed() < Duration::from_secs(6));
+    assert_eq!(names(&engine, "tea").len(), 1);
+    one.stop().await;
+    end(&engine, two, &["tea"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_on_its_way_out_is_waited_for_but_not_for_ever() {
+    let engine = FakeEngine::new();
+    let server = Server::start(&engine, "one");
+    let (id, _) = server.call("tea").await;
+    engine.kill(&id, 81, false);
+    server.misses("tea").await;
+    server.engine.shows_ending(Duration::from_secs(20));
+    let error = server.try_open("tea", terms()).await.unwrap_err();
+    assert!(
+        matches!(error, OpenError::StillEnding { seconds: 5 }),
+        "{error:?}"
+    );
+    server.engine.shows_ending(Duration::from_secs(3));
+    assert_eq!(server.call("tea").await.1, restarted(RestartReason::Idle));
     end(&engine, server, &["tea"]).await;
 }

@@ -50,6 +50,11 @@ impl Hostile {
         Self::answering(move |_| std::future::ready(whole(body.clone())))
     }
 
+    /// An agent that answers nothing.
+    pub fn silent() -> Self {
+        Self::answering(|_| std::future::pending())
+    }
+
     /// A relay that begins with this, or with nothing.
     #[must_use]
     pub fn relaying(mut self, preface: Option<&str>) -> Self {

@@ -3,18 +3,25 @@
 use std::{
     future::Future,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use greenroom::{
     conversation::SessionName,
-    engine::{Adoption, Channel, Engine, EngineError, Found, Listed},
+    engine::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone},
     sandbox::{SandboxId, SandboxSpec},
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional, duplex};
+use tokio::{
+    io::{copy_bidirectional, duplex},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::fake_engine::{FakeEngine, Op};
+use super::{
+    fake_engine::{FakeEngine, Op},
+    hostile::Hostile,
+};
 
 /// What a channel's copy holds in each direction.
 const CHANNEL_BYTES: usize = 64 << 10;
@@ -35,7 +42,8 @@ pub struct Mortal {
     engine: FakeEngine,
     dead: CancellationToken,
     doom: Arc<Mutex<Option<(Op, When)>>>,
-    silent: Arc<Mutex<Option<SandboxId>>>,
+    impostor: Arc<Mutex<Option<(SandboxId, Hostile)>>>,
+    ending: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Mortal {
@@ -45,7 +53,8 @@ impl Mortal {
             engine: engine.seen_by(creator),
             dead: CancellationToken::new(),
             doom: Arc::default(),
-            silent: Arc::default(),
+            impostor: Arc::default(),
+            ending: Arc::default(),
         }
     }
 
@@ -63,9 +72,14 @@ impl Mortal {
         self.dead.is_cancelled()
     }
 
-    /// Channels to this sandbox have a relay, and nothing behind it.
-    pub fn silence(&self, id: Option<&SandboxId>) {
-        *self.silent.lock().unwrap() = id.cloned();
+    /// Channels to this sandbox reach another agent than its own.
+    pub fn impostor(&self, id: &SandboxId, agent: Hostile) {
+        *self.impostor.lock().unwrap() = Some((id.clone(), agent));
+    }
+
+    /// For so long, what runs or has ended shows as being on its way out.
+    pub fn shows_ending(&self, long: Duration) {
+        *self.ending.lock().unwrap() = Some(Instant::now() + long);
     }
 
     async fn call<T>(
@@ -105,23 +119,17 @@ impl Engine for Mortal {
     }
 
     async fn open(&self, id: &SandboxId) -> Result<Channel, EngineError> {
-        let mut channel = self.call(Op::Open, self.engine.open(id)).await?;
-        let silent = self.silent.lock().unwrap().as_ref() == Some(id);
+        let impostor = self.impostor.lock().unwrap().clone();
+        let mut channel = match impostor.filter(|(whose, _)| whose == id) {
+            Some((_, agent)) => self.call(Op::Open, agent.open(id)).await?,
+            None => self.call(Op::Open, self.engine.open(id)).await?,
+        };
         let (ours, mut theirs) = duplex(CHANNEL_BYTES);
         let dead = self.dead.clone();
         tokio::spawn(async move {
-            if silent {
-                let preface = greenroom_protocol::RELAY_PREFACE;
-                let swallow = async {
-                    theirs.write_all(preface).await.unwrap();
-                    drop(theirs.read_to_end(&mut Vec::new()).await);
-                };
-                tokio::select! { () = dead.cancelled() => {}, () = swallow => {} }
-            } else {
-                tokio::select! {
-                    () = dead.cancelled() => {}
-                    _ = copy_bidirectional(&mut channel, &mut theirs) => {}
-                }
+            tokio::select! {
+                () = dead.cancelled() => {}
+                _ = copy_bidirectional(&mut channel, &mut theirs) => {}
             }
         });
         Ok(Box::new(ours) as Channel)
@@ -132,7 +140,15 @@ impl Engine for Mortal {
     }
 
     async fn find(&self, name: &SessionName) -> Result<Found, EngineError> {
-        self.call(Op::Find, self.engine.find(name)).await
+        let mut found = self.call(Op::Find, self.engine.find(name)).await?;
+        let until = *self.ending.lock().unwrap();
+        if until.is_some_and(|until| Instant::now() < until) {
+            found.place = match found.place {
+                Place::Running(id) | Place::Exited(Tombstone { id, .. }) => Place::Ending(id),
+                other @ (Place::Absent | Place::Ending(_)) => other,
+            };
+        }
+        Ok(found)
     }
 
     async fn set_aside(&self, id: &SandboxId, name: &SessionName) -> Result<(), EngineError> {
