@@ -36,6 +36,8 @@ use tokio::{
 const USAGE: u8 = 64;
 /// As a shell would report it: ended by SIGTERM.
 const TERMINATED: u8 = 143;
+/// They move the bytes of files, a piece at a time: more of them would only take memory.
+const BLOCKING_THREADS: usize = 8;
 /// Between two attempts to accept a connection while the system refuses.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -87,6 +89,7 @@ fn init(config: &OsStr) -> anyhow::Result<ExitCode> {
     let config: AgentConfig = serde_json::from_str(config).context("the configuration does not fit")?;
     // One thread: a sandbox has about one processor, and a run is a matter of passing bytes on.
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
         .context("no runtime")?;

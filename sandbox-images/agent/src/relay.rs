@@ -162,8 +162,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("socket");
         let listener = UnixListener::bind(&socket).unwrap();
-        let (_stdin, stdout, relay) = relay(&socket);
+        let (_stdin, mut stdout, relay) = relay(&socket);
         let (mut agent, _) = listener.accept().unwrap();
+        expect(&mut stdout, RELAY_PREFACE);
         drop(stdout);
         // The first piece may still fit into a buffer; the relay cannot stay for ever.
         while agent.write_all(&[0; 4096]).is_ok() {}

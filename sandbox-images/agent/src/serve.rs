@@ -92,7 +92,8 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         (&Method::DELETE, "/lease") => end_lease(shared, &query(&request)?),
         (&Method::POST, "/runs") => {
             let run: RunRequest = body(request).await?;
-            Ok(events(shared.runs.submit(run, &shared.tenure)?))
+            let mut follower = shared.runs.submit(run, &shared.tenure)?;
+            Ok(events(follower.first().await, follower))
         }
         (&Method::GET, "/runs") => {
             shared.tenure.with(Lease::standing)?;
@@ -132,7 +133,7 @@ async fn hello(shared: &Arc<Shared>, query: &Query) -> Result<Response<Body>, Re
 fn follow(shared: &Arc<Shared>, id: &str, query: &Query) -> Result<Response<Body>, Refused> {
     shared.tenure.with(Lease::standing)?;
     let from = query.number("from")?.unwrap_or(0);
-    Ok(events(shared.runs.follow(id, from, query.wait()?)?))
+    Ok(events(None, shared.runs.follow(id, from, query.wait()?)?))
 }
 
 /// Opens a byte tunnel; it holds the lease open until it closes or the sandbox ends.

@@ -175,6 +175,24 @@ impl Lane {
         self.turn_away(&ended(reason));
     }
 
+    /// The owner is gone, by a failure of ours or with the whole agent: nobody is left waiting for it.
+    pub(super) fn abandon(&self) {
+        let running = {
+            let mut queue = lock(&self.queue);
+            queue.kernel = Behind::Absent(format!("the {} kernel's task has failed", self.language));
+            queue.running.take()
+        };
+        let error = RunError {
+            name: "agent_failed".to_owned(),
+            message: format!("the {} kernel's task has failed", self.language),
+            traceback: String::new(),
+        };
+        if let Some(run) = running {
+            self.close(&run, run.never_ran(RunStatus::KernelDied, Some(error.clone())));
+        }
+        self.turn_away(&error);
+    }
+
     fn turn_away(&self, error: &RunError) {
         let waiting = std::mem::take(&mut lock(&self.queue).waiting);
         for run in waiting {

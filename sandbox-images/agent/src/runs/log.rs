@@ -1,12 +1,15 @@
 //! The events of one run: written once, read by any number of followers, each at its own pace.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
-use greenroom_protocol::{RunEvent, RunEventKind};
+use greenroom_protocol::{RunError, RunEvent, RunEventKind, RunOutcome, limits::EVENT_BYTES};
 use tokio::{
     sync::Notify,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{agent::lock, lease::whole_ms};
@@ -14,6 +17,10 @@ use crate::{agent::lock, lease::whole_ms};
 /// Lines are gathered into one piece up to here: a short run is one or two HTTP/2 frames, and a long one
 /// is not copied into ever larger ones.
 const GATHER: usize = 64 << 10;
+
+/// How long the first lines of a run wait for company. A run that is over by then is one frame all in all,
+/// which saves each program on the way to the server a turn; nothing that anybody waits for is held back.
+pub(super) const COMPANY: Duration = Duration::from_millis(5);
 
 /// A log that ends with the event that closes it.
 #[derive(Debug)]
@@ -28,6 +35,8 @@ struct Inner {
     /// Event `n` as the line that goes out, newline included.
     lines: Vec<Bytes>,
     bytes: usize,
+    /// Whether there is anything but that the run was accepted and started.
+    telling: bool,
     closed: bool,
 }
 
@@ -74,14 +83,17 @@ impl Inner {
             return;
         }
         self.closed = matches!(kind, RunEventKind::Finished(_));
-        let event = RunEvent {
+        self.telling |= !matches!(kind, RunEventKind::Accepted { .. } | RunEventKind::Started { .. });
+        let mut event = RunEvent {
             seq: self.lines.len() as u64,
             at_ms,
             kind,
         };
-        // Strings and numbers always serialise; a line that did not would leave a gap that followers see.
-        let mut line = serde_json::to_vec(&event).unwrap_or_default();
-        line.push(b'\n');
+        let mut line = line(&event);
+        if line.len() > EVENT_BYTES {
+            event.kind = shortened(event.kind, line.len());
+            line = self::line(&event);
+        }
         self.bytes += line.len();
         self.lines.push(line.into());
     }
@@ -112,6 +124,48 @@ impl Inner {
     }
 }
 
+fn line(event: &RunEvent) -> Vec<u8> {
+    // Strings and numbers always serialise; a line that did not would leave a gap that followers see.
+    let mut line = serde_json::to_vec(event).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// An event that fits into a line in place of one of `size` bytes that does not. Kernels keep bounds of their
+/// own; what gets here is text that JSON makes six times as long, such as control characters.
+fn shortened(kind: RunEventKind, size: usize) -> RunEventKind {
+    let left_out = format!("left out: {size} bytes, an event has at most {EVENT_BYTES}");
+    match kind {
+        RunEventKind::Output {
+            stream,
+            text,
+            late,
+            omitted,
+        } => RunEventKind::Output {
+            stream,
+            text: String::new(),
+            late,
+            omitted: omitted + text.len() as u64,
+        },
+        RunEventKind::Display { path, .. } => RunEventKind::Display {
+            data: [("text/plain".to_owned(), left_out)].into(),
+            path,
+        },
+        RunEventKind::Finished(outcome) => RunEventKind::Finished(RunOutcome {
+            result: outcome.result.map(|_| left_out.clone()),
+            error: outcome.error.map(|error| RunError {
+                message: left_out,
+                traceback: String::new(),
+                ..error
+            }),
+            ..outcome
+        }),
+        small @ (RunEventKind::Accepted { .. }
+        | RunEventKind::Queued { .. }
+        | RunEventKind::Started { .. }) => small,
+    }
+}
+
 /// Whole lines, one or more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
@@ -137,6 +191,23 @@ impl Follower {
             next: usize::try_from(from).unwrap_or(usize::MAX),
             until,
         }
+    }
+
+    /// As [`next`](Self::next), but lines that tell nothing yet wait a little for others.
+    pub(crate) async fn first(&mut self) -> Option<Piece> {
+        let telling = async {
+            loop {
+                let mut more = std::pin::pin!(self.log.more.notified());
+                more.as_mut().enable();
+                if lock(&self.log.inner).telling {
+                    return;
+                }
+                more.await;
+            }
+        };
+        // Out of time: then they go alone.
+        drop(timeout(COMPANY, telling).await);
+        self.next().await
     }
 
     /// The next lines, as many as there are and fit; `None` at the end or when time is over.
@@ -166,10 +237,7 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use greenroom_protocol::{
-        KernelFate, Language, RunId, RunOutcome, RunStatus, Standing, Stream, StreamSummary,
-    };
-    use std::time::Duration;
+    use greenroom_protocol::{KernelFate, Language, RunId, RunStatus, Standing, Stream, StreamSummary};
 
     fn queued(running_ms: u64) -> RunEventKind {
         RunEventKind::Queued {
@@ -244,6 +312,67 @@ mod tests {
         let mut poll = Follower::new(log, 1, Some(begin + Duration::from_secs(7)));
         assert_eq!(poll.next().await, None);
         assert_eq!(begin.elapsed().as_secs(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn first_lines_wait_a_little_for_company() {
+        let accepted = RunEventKind::Accepted {
+            standing: Standing::Existing,
+        };
+        for (after, held, lines) in [
+            (Duration::from_millis(2), Duration::from_millis(2), 2),
+            (Duration::from_secs(9), COMPANY, 1),
+        ] {
+            let log = Arc::new(Log::new());
+            log.push([accepted.clone()]);
+            let mut follower = Follower::new(Arc::clone(&log), 0, None);
+            let begin = Instant::now();
+            let later = tokio::spawn(async move {
+                tokio::time::sleep(after).await;
+                log.push([finished()]);
+            });
+            let piece = follower.first().await.unwrap();
+            assert_eq!((begin.elapsed(), seqs(&piece).len()), (held, lines));
+            later.await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_line_is_longer_than_a_guest_reads() {
+        let control = "\u{1}".repeat(EVENT_BYTES / 5);
+        let RunEventKind::Finished(mut outcome) = finished() else {
+            unreachable!()
+        };
+        outcome.result = Some(control.clone());
+        outcome.error = Some(RunError {
+            name: "E".into(),
+            message: "m".into(),
+            traceback: control.clone(),
+        });
+        let log = Arc::new(Log::new());
+        log.push([
+            output(control.clone()),
+            RunEventKind::Display {
+                data: [("text/plain".to_owned(), control.clone())].into(),
+                path: None,
+            },
+            RunEventKind::Finished(outcome),
+        ]);
+        let mut follower = Follower::new(log, 0, None);
+        let mut lines = Vec::new();
+        while let Some(piece) = follower.next().await {
+            lines.extend(piece.bytes.split_inclusive(|b| *b == b'\n').map(<[u8]>::to_vec));
+        }
+        assert_eq!(lines.len(), 3);
+        let told = |line: &[u8], what: &str| {
+            assert!(line.len() <= EVENT_BYTES);
+            let text = std::str::from_utf8(line).unwrap();
+            assert!(text.contains(what), "{text}");
+        };
+        told(&lines[0], &format!("\"omitted\":{}", control.len()));
+        told(&lines[1], "left out: ");
+        told(&lines[2], "\"result\":\"left out: ");
+        told(&lines[2], "\"name\":\"E\"");
     }
 
     #[tokio::test(start_paused = true)]

@@ -234,6 +234,13 @@ impl Owner {
     }
 }
 
+/// Also where the task panicked: a run that was accepted gets its answer.
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.lane.abandon();
+    }
+}
+
 /// Waits until the sandbox ends.
 async fn over(ending: &mut watch::Receiver<Option<EndReason>>) -> EndReason {
     match ending.wait_for(Option::is_some).await {

@@ -3,7 +3,7 @@
 use std::{io, pin::Pin, task};
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt, stream};
 use greenroom_protocol::{EndReason, Ended, Refusal, RefusalKind};
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
@@ -104,12 +104,12 @@ pub(super) fn empty(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// A run's events as they come.
-pub(super) fn events(follower: Follower) -> Response<Body> {
-    let pieces = futures_util::stream::unfold(follower, async |mut follower| {
+/// A run's events as they come, after those that are there already.
+pub(super) fn events(first: Option<Piece>, follower: Follower) -> Response<Body> {
+    let pieces = stream::iter(first).chain(stream::unfold(follower, async |mut follower| {
         let piece = follower.next().await?;
         Some((piece, follower))
-    });
+    }));
     let body = EventBody {
         pieces: Box::pin(pieces),
         over: false,

@@ -178,7 +178,8 @@ async fn runs_of_one_kernel_wait_their_turn() {
     let RunEventKind::Queued { behind, running_ms } = b.until(waits).await.kind else {
         unreachable!()
     };
-    assert_eq!((behind.0.as_str(), running_ms), ("a", 400));
+    assert_eq!(behind.0, "a");
+    assert!((400..420).contains(&running_ms), "{running_ms}");
     let RunEventKind::Queued { behind, .. } = c.until(waits).await.kind else {
         unreachable!()
     };

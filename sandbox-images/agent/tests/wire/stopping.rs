@@ -198,6 +198,28 @@ async fn the_end_of_the_lifetime_kills_what_runs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failure_of_ours_answers_too() {
+    let bench = Bench::new(vec![
+        Scripted::new(Language::Python),
+        Scripted::new(Language::Bash),
+    ]);
+    let client = bench.leased().await;
+    let mut running = client.start("running", "wait 100\npanic").await;
+    let mut waiting = client.start("waiting", "print x").await;
+    for events in [&mut running, &mut waiting] {
+        let outcome = events.outcome().await;
+        assert_eq!(outcome.status, RunStatus::KernelDied);
+        assert_eq!(outcome.error.unwrap().name, "agent_failed");
+    }
+    client.post("/runs", &run("next", "print x")).await.expect(422);
+    // The other kernel works, and nothing is held open for ever.
+    let mut request = run("bash", "print x");
+    request.language = Language::Bash;
+    client.submit(&request).await.outcome().await;
+    client.delete("/lease?reason=evicted&idle_ms=0").await.expect(202);
+}
+
+#[tokio::test(start_paused = true)]
 async fn cancelling_what_is_not_there_says_so() {
     let bench = python();
     let client = bench.leased().await;

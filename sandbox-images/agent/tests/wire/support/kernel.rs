@@ -27,7 +27,7 @@ pub(crate) enum Start {
 
 /// What the code's lines do:
 /// `print TEXT`, `result TEXT`, `write PATH`, `wait MS` and `hold` (until interrupted), `deaf` (until killed), `tough` (as
-/// deaf, and takes half a second to die), `raise`, `exit`.
+/// deaf, and takes half a second to die), `raise`, `exit`, `panic`.
 #[derive(Debug)]
 pub(crate) struct Scripted {
     language: Language,
@@ -106,6 +106,7 @@ impl Scripted {
             "raise" => *end = failed(Ending::Error, "ValueError", rest),
             "exit" => *end = failed(Ending::Died, "exit", rest),
             "" => {}
+            "panic" => panic!("scripted"),
             _ => panic!("no such line: {line}"),
         }
     }
