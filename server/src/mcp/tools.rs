@@ -71,15 +71,15 @@ struct Call<'a> {
 /// Why a call has no answer of its own.
 #[derive(Debug)]
 enum Stop {
-    /// It cannot be served.
-    Failed(Failure),
+    /// It cannot be served; what had been found of its session until then.
+    Failed(Failure, Seen),
     /// Its caller has given up.
     Cancelled,
 }
 
 impl From<Failure> for Stop {
     fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
+        Self::Failed(failure, Seen::None)
     }
 }
 
@@ -179,10 +179,10 @@ impl Tools {
         };
         match done {
             Ok(outcome) => outcome,
-            Err(Stop::Failed(failure)) => {
+            Err(Stop::Failed(failure, seen)) => {
                 self.metrics.failed(failure.kind);
                 Outcome {
-                    answer: call.failed(&failure),
+                    answer: call.heading(seen).failed(&failure),
                     news: None,
                 }
             }
@@ -381,10 +381,6 @@ impl Call<'_> {
         self.heading(Seen::from(&session.standing))
     }
 
-    fn failed(&self, failure: &Failure) -> Answer {
-        self.heading(Seen::None).failed(failure)
-    }
-
     /// There is no sandbox, and this tool makes none.
     fn nothing(&self, what: &str) -> Outcome {
         let rest = format!(
@@ -415,6 +411,16 @@ fn failed(failure: &Failure) -> Outcome {
         answer: Answer::failed(failure),
         news: None,
     }
+}
+
+/// A sandbox that is there did not do it.
+fn refused(session: &Session, failure: Failure) -> Stop {
+    let seen = if failure.kind == FailureKind::Lost {
+        Seen::None
+    } else {
+        Seen::from(&session.standing)
+    };
+    Stop::Failed(failure, seen)
 }
 
 /// What the caller may read of it goes into the answer, the rest into the log.

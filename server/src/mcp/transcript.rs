@@ -188,6 +188,11 @@ impl Transcript {
         }
     }
 
+    /// Whether it is known if the run waits or works.
+    pub(super) const fn is_placed(&self) -> bool {
+        !matches!(self.stage, Stage::Queued { behind: None })
+    }
+
     /// The outcome, once there is one.
     pub(super) fn outcome(&self) -> Option<&RunOutcome> {
         match &self.stage {

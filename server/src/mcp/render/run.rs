@@ -186,10 +186,12 @@ const fn finished(status: RunStatus) -> schemas::RunStatus {
 fn status_line(status: schemas::RunStatus, transcript: &Transcript) -> String {
     let mut line = format!("status: {}", status.as_str());
     if let Some(outcome) = transcript.outcome() {
-        let what = match (&outcome.error, outcome.exit_code) {
-            (_, Some(code)) if code != 0 => Some(format!("exit code {code}")),
-            (Some(error), _) => Some(one_line(&error.name)),
-            (None, _) => None,
+        let what = match (outcome.status, &outcome.error, outcome.exit_code) {
+            // That it was interrupted says nothing new.
+            (RunStatus::TimedOut | RunStatus::Cancelled, ..) => None,
+            (_, _, Some(code)) if code != 0 => Some(format!("exit code {code}")),
+            (_, Some(error), _) => Some(one_line(&error.name)),
+            (_, None, _) => None,
         };
         if let Some(what) = what {
             let _ = write!(line, " ({what})");
@@ -259,10 +261,18 @@ fn sections(transcript: &Transcript) -> Vec<Section> {
         );
     }
     add(STDERR, &transcript.stderr, path(Stream::Stderr));
-    if let Some(error) = transcript.outcome().and_then(|outcome| outcome.error.as_ref()) {
+    let outcome = transcript.outcome();
+    if let Some(error) =
+        outcome.and_then(|outcome| outcome.error.as_ref().filter(|error| says_more(error, outcome)))
+    {
         add(TRACEBACK, &text(&traceback(error)), None);
     }
     sections
+}
+
+/// Whether an error says more than the exit code in the status line.
+fn says_more(error: &RunError, outcome: &RunOutcome) -> bool {
+    !error.traceback.is_empty() || outcome.exit_code.is_none_or(|code| code == 0)
 }
 
 /// The traceback, or name and message where there is none.

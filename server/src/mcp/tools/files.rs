@@ -8,7 +8,7 @@ use super::{
         arguments::{DOWNLOAD_BYTES, WorkPath},
         render::{self, Content},
     },
-    Call, Outcome, Stop, Tools, with_news,
+    Call, Outcome, Stop, Tools, refused, with_news,
 };
 use crate::{
     error::{Failure, FailureKind},
@@ -34,7 +34,7 @@ impl Tools {
             session = self.open(call).await?;
             written = self.write(&session.guest, path, content, mode).await;
         }
-        let entry = written.map_err(|error| about(path, &error))?;
+        let entry = written.map_err(|error| refused(&session, about(path, &error)))?;
         let standing = session.standing.clone();
         Ok(with_news(
             render::uploaded(&call.found(&session), &entry),
@@ -75,7 +75,7 @@ impl Tools {
             return Ok(call.nothing("there are no files"));
         };
         let list = session.guest.list_files(path.as_str(), depth).await;
-        let list = list.map_err(|error| about(path, &error))?;
+        let list = list.map_err(|error| refused(&session, about(path, &error)))?;
         Ok(Outcome {
             answer: render::listed(&call.found(&session), path.as_str(), &list),
             news: None,
@@ -99,15 +99,16 @@ impl Tools {
             Ok((read.size, read.body.collect(limit).await?))
         }
         .await
-        .map_err(|error| about(path, &error))?;
+        .map_err(|error| refused(&session, about(path, &error)))?;
         let chars = match length {
             Some(_) => usize::MAX,
             None => self.config.limits.output_chars,
         };
         let content = content(bytes, offset, size, chars).map_err(|what| {
-            Failure::bad_argument(format!(
+            let text = format!(
                 "{path} {what}. Make a smaller copy of it with execute_code, or pass length for its bytes"
-            ))
+            );
+            refused(&session, Failure::bad_argument(text))
         })?;
         let answer = render::downloaded(&call.found(&session), path.as_str(), offset, size, content);
         Ok(Outcome { answer, news: None })
@@ -118,7 +119,7 @@ impl Tools {
             return Ok(call.nothing("there is nothing to delete"));
         };
         let deleted = session.guest.delete_file(path.as_str()).await;
-        let deleted = deleted.map_err(|error| about(path, &error))?;
+        let deleted = deleted.map_err(|error| refused(&session, about(path, &error)))?;
         Ok(Outcome {
             answer: render::deleted(&call.found(&session), path.as_str(), &deleted),
             news: None,
@@ -129,6 +130,9 @@ impl Tools {
 /// A failure that says which path it is about.
 fn about(path: &WorkPath, error: &GuestError) -> Failure {
     let failure = Failure::from(error);
+    if failure.text.contains(path.as_str()) {
+        return failure;
+    }
     match failure.kind {
         FailureKind::NotFound | FailureKind::BadArgument | FailureKind::Conflict | FailureKind::DiskFull => {
             Failure {

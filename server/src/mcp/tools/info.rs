@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use greenroom_protocol::{KernelState, LeaseState, RunState};
 
-use super::{super::render::span, Call, Outcome, Stop, Tools};
+use super::{super::render::span, Call, Outcome, Stop, Tools, refused};
 use crate::error::Failure;
 
 impl Tools {
@@ -12,7 +12,7 @@ impl Tools {
         let Some(session) = self.look(call).await? else {
             return Ok(call.nothing("there is nothing to tell of it"));
         };
-        let failed = |error| Failure::from(&error);
+        let failed = |error| refused(&session, Failure::from(&error));
         let hello = session.guest.hello().await.map_err(failed)?;
         let runs = session.guest.runs().await.map_err(failed)?.runs;
         let (pool, limits) = (call.pool, &hello.platform);

@@ -12,7 +12,7 @@ use super::{
         transcript::Transcript,
         watch::{Waited, Watch},
     },
-    Call, HANDED_BACK, Outcome, Stop, Tools, with_news,
+    Call, HANDED_BACK, Outcome, Stop, Tools, refused, with_news,
 };
 use crate::{
     error::{Failure, FailureKind},
@@ -64,7 +64,7 @@ impl Tools {
                 Err(Stop::Cancelled)
             }
             Waited::Failed(error) if error.is_gone() => self.lost(call, &error, &transcript, style).await,
-            Waited::Failed(error) => Err(refused(&error).into()),
+            Waited::Failed(error) => Err(refused(&session, public(&error))),
         }
     }
 
@@ -78,7 +78,7 @@ impl Tools {
     ) -> Waited {
         match session.guest.run(request) {
             Ok(mut run) => {
-                let enough = |seen: &Transcript| waiting == Waiting::NotAtAll && seen.next > 0;
+                let enough = |seen: &Transcript| waiting == Waiting::NotAtAll && seen.is_placed();
                 call.watch.follow(&mut run, transcript, enough).await
             }
             Err(error) => Waited::Failed(error),
@@ -189,18 +189,18 @@ impl Tools {
         let mut follow = session
             .guest
             .follow(&id, since, wait)
-            .map_err(|error| refused(&error))?;
+            .map_err(|error| refused(&session, public(&error)))?;
         let mut transcript = Transcript::new(id, None);
         transcript.next = since;
         match watch.follow(&mut follow, &mut transcript, |_| false).await {
             Waited::Through | Waited::Patience => {}
             Waited::Cancelled => return Err(Stop::Cancelled),
             Waited::Failed(GuestError::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {
-                return Err(no_run(&transcript.id).into());
+                return Err(refused(&session, no_run(&transcript.id)));
             }
-            Waited::Failed(error) => return Err(refused(&error).into()),
+            Waited::Failed(error) => return Err(refused(&session, public(&error))),
         }
-        self.complete(&session.guest, &mut transcript).await?;
+        self.complete(&session, &mut transcript).await?;
         let style = RunStyle {
             chars: self.config.limits.output_chars,
             errors: self.config.errors,
@@ -220,14 +220,19 @@ impl Tools {
     }
 
     /// What a replay from the middle cannot know: whether the run waits, works or is over, and in what language.
-    async fn complete(&self, guest: &Guest, transcript: &mut Transcript) -> Result<(), Stop> {
+    async fn complete(&self, session: &Session, transcript: &mut Transcript) -> Result<(), Stop> {
         if transcript.outcome().is_some() {
             return Ok(());
         }
-        let runs = guest.runs().await.map_err(|error| refused(&error))?.runs;
+        let runs = session
+            .guest
+            .runs()
+            .await
+            .map_err(|error| refused(session, public(&error)))?
+            .runs;
         match runs.into_iter().find(|run| run.id == transcript.id) {
             Some(run) => transcript.place(&run),
-            None => return Err(no_run(&transcript.id).into()),
+            None => return Err(refused(session, no_run(&transcript.id))),
         }
         Ok(())
     }
@@ -236,7 +241,11 @@ impl Tools {
         let Some(session) = self.look(call).await? else {
             return Ok(call.nothing("there are no runs"));
         };
-        let list = session.guest.runs().await.map_err(|error| refused(&error))?;
+        let list = session
+            .guest
+            .runs()
+            .await
+            .map_err(|error| refused(&session, public(&error)))?;
         Ok(Outcome {
             answer: render::runs(&call.found(&session), &list),
             news: None,
@@ -250,11 +259,11 @@ impl Tools {
         match session.guest.cancel(&id).await {
             Ok(()) => {}
             Err(GuestError::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {
-                return Err(no_run(&id).into());
+                return Err(refused(&session, no_run(&id)));
             }
             // It is over: the answer shows how it ended.
             Err(GuestError::Refused(refusal)) if refusal.kind == RefusalKind::Conflict => {}
-            Err(error) => return Err(refused(&error).into()),
+            Err(error) => return Err(refused(&session, public(&error))),
         }
         self.get_run(call, id, 0, CANCELLING).await
     }
@@ -287,7 +296,7 @@ async fn cancel(guest: &Guest, id: &RunId) {
     }
 }
 
-fn refused(error: &GuestError) -> Failure {
+fn public(error: &GuestError) -> Failure {
     let failure = Failure::from(error);
     if failure.kind != FailureKind::BadArgument {
         tracing::debug!(%error, "a sandbox refused");
