@@ -46,15 +46,15 @@ impl Hands {
             Request::List { path, depth } => Reply::Listed(listing::list(&self.beneath, &path, depth)?),
             Request::Read { path } => return Ok((Reply::Opened, vec![self.read(&path)?])),
             Request::Create { path, part } => return self.create(&path, &part),
-            Request::Append { path } => return Ok((Reply::Opened, vec![self.append(&path)?])),
+            Request::Append { path } => return self.append(&path),
             Request::Commit { path, part, name } => {
                 commit(&part, &name, descriptors).map_err(|error| refusal(error, &path))?;
                 Reply::Done
             }
-            Request::Discard { part } => {
+            Request::Discard { name } => {
                 if let [folder, ..] = descriptors {
                     // Gone already is as good.
-                    let _ = unlinkat(folder, part.as_str(), AtFlags::empty());
+                    let _ = unlinkat(folder, name.as_slice(), AtFlags::empty());
                 }
                 Reply::Done
             }
@@ -107,17 +107,16 @@ impl Hands {
         Ok((Reply::Created { name }, vec![file, folder]))
     }
 
-    fn append(&self, path: &WorkPath) -> Result<OwnedFd, Refusal> {
+    fn append(&self, path: &WorkPath) -> Answer {
         let (folder, name, found) = self.entry(path, MissingParents::Make)?;
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
         if let Some(stat) = &found {
             check(Ok(stat), path)?;
+            Ok((Reply::Opened, vec![open_regular(&folder, &name, flags, path)?]))
+        } else {
+            let file = open_regular(&folder, &name, flags, path)?;
+            Ok((Reply::Created { name }, vec![file, folder]))
         }
-        open_regular(
-            &folder,
-            &name,
-            OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE,
-            path,
-        )
     }
 
     /// The folder and the name where a file is or will be, through links.

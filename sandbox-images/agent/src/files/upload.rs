@@ -40,9 +40,7 @@ where
     match part.complete(files, body).await {
         Ok(()) => written(&part.writing, &part.path),
         Err(refusal) => {
-            let discard = Request::Discard { part: part.part };
-            // The first refusal is the one to tell.
-            drop(files.send(discard, vec![part.folder]).await);
+            discard(files, part.part.into_bytes(), part.folder).await;
             Err(refusal)
         }
     }
@@ -54,11 +52,15 @@ where
     S: Stream<Item = Result<Bytes, E>> + Send,
     E: fmt::Display + Send,
 {
-    let (_, mut opened) = files.ask(Request::Append { path: path.clone() }).await?;
-    let mut writing = Writing::open(opened.pop().ok_or_else(off_script)?)?;
+    let (reply, opened) = files.ask(Request::Append { path: path.clone() }).await?;
+    let mut opened = opened.into_iter();
+    let mut writing = Writing::open(opened.next().ok_or_else(off_script)?)?;
     let before = writing.size();
     if let Err(refusal) = fill(&mut writing, &path, body).await {
         writing.cut_back(before).await;
+        if let (Reply::Created { name }, Some(folder)) = (reply, opened.next()) {
+            discard(files, name, folder).await;
+        }
         return Err(refusal);
     }
     written(&writing, &path)
@@ -126,6 +128,11 @@ where
             }
         }
     }
+}
+
+/// Takes away what a failed write has made. Its refusal is the one to tell, not what comes of this.
+async fn discard(files: &Files, name: Vec<u8>, folder: OwnedFd) {
+    drop(files.send(Request::Discard { name }, vec![folder]).await);
 }
 
 fn broke_off(message: String) -> Refusal {

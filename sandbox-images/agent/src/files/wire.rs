@@ -33,7 +33,8 @@ pub(super) enum Request {
     Read { path: WorkPath },
     /// → [`Reply::Created`] with a new file `part` beside the path's target, and the folder of both.
     Create { path: WorkPath, part: String },
-    /// → [`Reply::Opened`] with a regular file, made if need be, open for appending.
+    /// → [`Reply::Opened`] with a regular file, open for appending; where there was none, [`Reply::Created`]
+    /// with a new one and its folder.
     Append { path: WorkPath },
     /// With a folder and the open file → [`Reply::Done`]: `part` has become `name`.
     Commit {
@@ -41,8 +42,8 @@ pub(super) enum Request {
         part: String,
         name: Vec<u8>,
     },
-    /// With a folder → [`Reply::Done`]: `part` is gone.
-    Discard { part: String },
+    /// With a folder → [`Reply::Done`]: the file of that name is gone.
+    Discard { name: Vec<u8> },
     /// → [`Reply::Deleted`]
     Delete { path: WorkPath },
     /// → [`Reply::Watching`], with the descriptor that becomes readable once something may have changed,

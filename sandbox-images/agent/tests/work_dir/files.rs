@@ -468,12 +468,9 @@ async fn an_upload_that_breaks_off_leaves_what_was() {
             assert_eq!(refusal.kind, RefusalKind::BadRequest, "{}", refusal.message);
             assert_eq!(read(&files, "f").await.as_deref(), Ok("before"));
         }
-        assert!(
-            files
-                .write("g", WriteMode::Replace, breaking_body())
-                .await
-                .is_err()
-        );
+        for mode in [WriteMode::Replace, WriteMode::Append] {
+            assert!(files.write("g", mode, breaking_body()).await.is_err());
+        }
         let left: Vec<_> = fs::read_dir(dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
