@@ -1,13 +1,14 @@
 //! The pool: keeps some sandboxes of one kind warm, and hands each to exactly one session.
 //!
 //! ```text
-//!  claim() ──requests──▶ ┌──────── keeper task ────────┐ ──spawns──▶ boot · destroy · look      (tasks with
-//!     ▲                  │ ledger   Booting ─▶ Warm    │ ◀──join─── what came of it            deadlines)
-//!     └──── Offer ────── │             │  ▲     ▼ ▲    │
-//!  Claim ───returns────▶ │             │  └─reopen│    │ ──watch──▶ census, readiness
-//!   adopt: one task      │             ▼          ▼    │
-//!                        │ gone ◀─ Condemned ◀─ Claimed ─▶ Adopted │
-//!                        └─────────────────────────────┘
+//!                      ┌──────────── the keeper, one task ────────────┐
+//!  claim() ─request──▶ │ queue · pace · looks                         │ ─spawns─▶ boot · destroy · look,
+//!     ▲                │ ledger: Booting ─▶ Warm ─▶ Claimed ─▶ adopted │            tasks with deadlines
+//!     └──── offer ──── │            │         │        │              │ ◀─join─── what came of them
+//!  Claim ───return───▶ │            └─────────┴────────┴─▶ Condemned  │
+//!   adopt: a task that │                                      │       │ ─watch──▶ census, readiness
+//!   outlives its caller│                                      ▼ gone  │
+//!                      └──────────────────────────────────────────────┘
 //! ```
 //! # Who holds what
 //! One task, the keeper, owns the ledger and decides; everything that talks to the engine is a task of its
@@ -186,7 +187,7 @@ impl Pool {
 pub struct PoolSpec {
     /// What the engine is asked for. Its `image` is the one configured: the pool has it prepared.
     pub sandbox: SandboxSpec,
-    /// Sandboxes kept warm. Default 2.
+    /// Sandboxes kept warm; never the last of `max`, which is left to a conversation. Default 2.
     pub warm: usize,
     /// Sandboxes of this pool that may exist on the engine at once, whoever made them. Default 32.
     pub max: usize,

@@ -72,9 +72,12 @@ async fn an_empty_pool_boots_on_demand_and_keeps_nothing() {
             .count(|e| matches!(e, PoolEvent::Granted { hit: Hit::Booted, .. })),
         1
     );
-    // One whose claimer goes away while it boots is not kept either.
+    // One whose claimer goes away while it boots leaves the queue at once, and its sandbox is not kept.
     let given_up = timeout(Duration::from_millis(500), bench.claim()).await;
     assert!(given_up.is_err());
+    let began = Instant::now();
+    bench.until("nobody waits", |c| c.waiting == 0).await;
+    assert!(began.elapsed() < Duration::from_millis(10));
     bench.settled().await;
     assert_eq!(bench.heard.count(|e| *e == PoolEvent::Condemned(Why::Surplus)), 1);
     bench.end_sessions().await;

@@ -74,9 +74,16 @@ enum Report {
 /// The image that sandboxes are created from.
 #[derive(Debug)]
 enum Image {
-    Wanted,
-    Preparing,
+    Wanted(Tried),
+    Preparing(Tried),
     Prepared(String),
+}
+
+/// Whether preparing it has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tried {
+    No,
+    InVain,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +143,7 @@ impl Keeper {
             queue,
             pace: Pace::new(),
             looks: Looks::new(),
-            image: Image::Wanted,
+            image: Image::Wanted(Tried::No),
             phase: Phase::Open,
             tasks: JoinSet::new(),
             stop: CancellationToken::new(),
@@ -281,10 +288,11 @@ impl Keeper {
     /// Has the image prepared: once, and again where the engine says that it has none.
     fn begin_prepare(&mut self, now: Instant) {
         let held = self.pace.held_until(self.queue.len() > 0);
-        if matches!(self.image, Image::Preparing) || held.is_some_and(|at| at > now) {
+        let Image::Wanted(tried) = self.image else { return };
+        if held.is_some_and(|at| at > now) {
             return;
         }
-        self.image = Image::Preparing;
+        self.image = Image::Preparing(tried);
         let (engine, spec) = (Arc::clone(&self.engine), Arc::clone(&self.spec));
         self.tasks.spawn(async move {
             let outcome = timeout(PREPARE, engine.prepare(&spec.sandbox.image)).await;
@@ -361,7 +369,9 @@ impl Keeper {
             return Readiness::Ready;
         }
         match (self.pace.readiness(&self.spec), &self.image) {
-            (Readiness::Ready, Image::Wanted | Image::Preparing) => Readiness::Unready(Unready::Starting),
+            (Readiness::Ready, Image::Wanted(_) | Image::Preparing(_)) => {
+                Readiness::Unready(Unready::Starting)
+            }
             (readiness, _) => readiness,
         }
     }

@@ -109,7 +109,7 @@ impl Keeper {
             delay
         } else if counts.booting == 0 && self.pace.is_full(self.spec.max) {
             return self.at_capacity();
-        } else if matches!(self.image, Image::Preparing) {
+        } else if matches!(self.image, Image::Preparing(_)) {
             Delay::Preparing
         } else {
             Delay::Booting {

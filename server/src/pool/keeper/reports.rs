@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{task::JoinError, time::Instant};
 
-use super::{ChannelWatch, Image, Keeper, Phase, Report, Warm};
+use super::{ChannelWatch, Image, Keeper, Phase, Report, Tried, Warm};
 use crate::{
     engine::{EngineError, Listed},
     pool::{
@@ -55,24 +55,26 @@ impl Keeper {
         tracing::error!(pool = %self.spec.name(), %error, "a task of the pool broke off");
         self.ledger.destroy_again(now);
         self.looks.failed(error.to_string(), now, rand::random());
-        if matches!(self.image, Image::Preparing) {
+        if matches!(self.image, Image::Preparing(_)) {
             self.pace.boot_failed(&BootError::Broken, now, rand::random());
-            self.image = Image::Wanted;
+            self.image = Image::Wanted(Tried::InVain);
         }
     }
 
     fn prepared(&mut self, outcome: Result<String, EngineError>, now: Instant) {
         self.image = match outcome {
             Ok(image) => {
-                // What failed before it was about the image.
-                self.pace.booted();
+                // A boot's failure is another matter: only a boot that succeeds makes good for it.
+                if matches!(self.image, Image::Preparing(Tried::InVain)) {
+                    self.pace.booted();
+                }
                 Image::Prepared(image)
             }
             Err(error) => {
                 tracing::warn!(pool = %self.spec.name(), %error, "the image cannot be prepared");
                 self.pace
                     .boot_failed(&BootError::Engine(error), now, rand::random());
-                Image::Wanted
+                Image::Wanted(Tried::InVain)
             }
         };
     }
@@ -148,7 +150,7 @@ impl Keeper {
         tracing::warn!(pool = %self.spec.name(), sandbox = %id, %error, "a boot failed");
         self.pace.boot_failed(error, now, rand::random());
         if let BootError::Engine(EngineError::NoImage { .. } | EngineError::BadImage { .. }) = error {
-            self.image = Image::Wanted;
+            self.image = Image::Wanted(Tried::No);
         }
     }
 
