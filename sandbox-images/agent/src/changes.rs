@@ -351,3 +351,55 @@ fn below(segments: &Segments, name: Vec<u8>) -> Segments {
     below.push(name);
     below
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Write};
+
+    use super::*;
+
+    #[test]
+    fn many_writes_raise_one_event() {
+        let dir = tempfile::tempdir().unwrap();
+        let beneath = Beneath::open(dir.path().to_str().unwrap()).unwrap();
+        let mut journal = Journal::start(&beneath);
+        let signal = journal.signal().unwrap();
+        for round in 1..=2_u64 {
+            let mut open = ["a", "b"].map(|name| fs::File::create(dir.path().join(name)).unwrap());
+            for n in 0..1000 {
+                open[n % 2].write_all(b"x").unwrap();
+            }
+            let waiting = rustix::io::ioctl_fionread(&signal).unwrap();
+            assert!(
+                (1..=64).contains(&waiting),
+                "{waiting} bytes of events in round {round}"
+            );
+            journal.refresh(&beneath);
+            assert_eq!(journal.seq(), 2 * round);
+            assert_eq!(rustix::io::ioctl_fionread(&signal).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn changes_of_one_file_become_one() {
+        use FileChangeKind::{Created, Deleted, Modified};
+        for (kinds, folded) in [
+            (&[Created][..], Some(Created)),
+            (&[Created, Modified], Some(Created)),
+            (&[Created, Modified, Deleted], None),
+            (&[Created, Deleted, Created], Some(Created)),
+            (&[Modified, Modified], Some(Modified)),
+            (&[Modified, Deleted], Some(Deleted)),
+            (&[Deleted, Created], Some(Modified)),
+            (&[Deleted, Created, Deleted], Some(Deleted)),
+        ] {
+            let change = |change| FileChange {
+                path: "f".to_owned(),
+                size: 1,
+                change,
+            };
+            let result = kinds.iter().fold(None, |known, kind| fold(known, &change(*kind)));
+            assert_eq!(result.map(|change| change.change), folded, "{kinds:?}");
+        }
+    }
+}
