@@ -9,8 +9,6 @@ use tokio::time::Instant;
 
 use crate::{Effort, report::Report};
 
-const WARM: &str = "greenroom_pool_sandboxes{pool=\"python\",state=\"warm\"}";
-
 /// Times one call and insists that it went well: a quick error is no measurement.
 async fn timed(client: &Client, conversation: &str, code: &str, bash: bool) -> Result<Duration> {
     let start = Instant::now();
@@ -56,7 +54,7 @@ pub(crate) async fn fresh(report: &mut Report, effort: Effort) -> Result<()> {
     let client = greenroom.client(Era::Modern).await?;
     let mut times = Vec::new();
     for n in 0..effort.fresh {
-        greenroom.wait_metric(WARM, 2.0).await?;
+        greenroom.wait_warm(2).await?;
         times.push(timed(&client, &format!("bench-fresh-{n}"), "1+1", false).await?);
     }
     report.times("first call of a new conversation, warm pool", &times, "≤ 50 ms");
@@ -84,7 +82,7 @@ pub(crate) async fn useful(report: &mut Report, effort: Effort) -> Result<()> {
     let rows: String = (0..1000).fold("x,y\n".into(), |text, n| format!("{text}{n},{}\n", n * n % 97));
     let mut times = Vec::new();
     for n in 0..effort.fresh.min(10) {
-        greenroom.wait_metric(WARM, 2.0).await?;
+        greenroom.wait_warm(2).await?;
         let conversation = format!("bench-useful-{n}");
         let file =
             serde_json::json!({ "conversation_id": conversation, "path": "rows.csv", "content": rows });
@@ -145,7 +143,7 @@ pub(crate) async fn burst(report: &mut Report) -> Result<()> {
     })
     .await?;
     let client = greenroom.client(Era::Modern).await?;
-    greenroom.wait_metric(WARM, 4.0).await?;
+    greenroom.wait_warm(4).await?;
     let calls = (0..20).map(|n| {
         let client = &client;
         async move { timed(client, &format!("bench-burst-{n}"), "1+1", false).await }

@@ -20,9 +20,7 @@ pub(crate) async fn idle(report: &mut Report) -> Result<()> {
             ..Config::default()
         })
         .await?;
-        greenroom
-            .wait_metric("greenroom_pool_sandboxes{pool=\"python\",state=\"warm\"}", 3.0)
-            .await?;
+        greenroom.wait_warm(3).await?;
         let ids = ids(&greenroom).await?;
         sleep(Duration::from_secs(5)).await;
         let (start, before) = (Instant::now(), cpu(&ids)?);

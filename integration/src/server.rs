@@ -227,18 +227,40 @@ impl Greenroom {
             .with_context(|| format!("{name} did not reach {at_least}; the log:\n{}", self.log()))?
     }
 
+    /// Waits until this many sandboxes stand ready.
+    ///
+    /// # Errors
+    /// As [`Greenroom::wait_metric`].
+    pub async fn wait_warm(&self, count: u32) -> Result<()> {
+        self.wait_metric(
+            "greenroom_pool_sandboxes{pool=\"python\",state=\"warm\"}",
+            count.into(),
+        )
+        .await
+    }
+
+    /// Stops the server as an operator does. Its sandboxes stay unlooked at: a twin may own some of them.
+    ///
+    /// # Errors
+    /// It did not exit 0.
+    pub async fn stop(&mut self) -> Result<()> {
+        if self.child.id().is_none() || self.child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        let status = self.terminate().await?;
+        if !status.success() {
+            bail!("SIGTERM ended the server with {status}; its log:\n{}", self.log());
+        }
+        Ok(())
+    }
+
     /// Stops the server as an operator does, removes the sandboxes that belong to conversations, and checks
     /// that nothing else of the deployment is left.
     ///
     /// # Errors
     /// It did not exit 0, or warm sandboxes, containers or processes were left behind.
     pub async fn finish(mut self) -> Result<()> {
-        if self.child.id().is_some() && self.child.try_wait()?.is_none() {
-            let status = self.terminate().await?;
-            if !status.success() {
-                bail!("SIGTERM ended the server with {status}; its log:\n{}", self.log());
-            }
-        }
+        self.stop().await?;
         let docker = Docker::connect().await?;
         let warm = docker.unadopted(&self.deployment).await?;
         docker.sweep(&self.deployment).await?;

@@ -83,7 +83,7 @@ async fn two_servers_share_one_conversation() -> Result<()> {
         ..Config::default()
     };
     let one = Greenroom::start(&config).await?;
-    let two = one.twin(&config).await?;
+    let mut two = one.twin(&config).await?;
     let (a, b) = (one.client(Era::Modern).await?, two.client(Era::Modern).await?);
     let add = "n = globals().get('n', 0) + 1; n";
     let (first, second) = tokio::join!(
@@ -98,7 +98,7 @@ async fn two_servers_share_one_conversation() -> Result<()> {
     }
     a.close().await?;
     b.close().await?;
-    two.finish().await?;
+    two.stop().await?;
     one.finish().await
 }
 

@@ -18,6 +18,9 @@ async fn beside(code: &str, bash: bool, check: impl Fn(&greenroom_integration::A
     } else {
         client.python("means-harm-today", code).await?
     };
+    if answer.is_error {
+        eprintln!("{}", greenroom.log());
+    }
     check(&answer);
     let neighbour = client.python("quiet-neighbour", "kept").await?;
     assert_eq!(
@@ -49,11 +52,23 @@ async fn pid_1_cannot_be_killed_from_inside() -> Result<()> {
 
 #[tokio::test]
 async fn killing_all_that_one_may_costs_the_kernels_only() -> Result<()> {
-    beside("kill -9 -1", true, |answer| {
-        assert_eq!(answer.status(), "kernel_died", "{}", answer.text);
-        assert_eq!(answer.session(), "existing", "the sandbox lives: {}", answer.text);
-    })
-    .await
+    let (greenroom, client) = fresh(&Config::default()).await?;
+    client.python("kills-its-children", "mine = 1").await?;
+    client.bash("kills-its-children", "kill -9 -1").await?;
+    let after = client.python("kills-its-children", "'mine' in dir()").await?;
+    assert_eq!(
+        (after.result(), after.session()),
+        ("False", "existing"),
+        "the sandbox lives: {}",
+        after.text
+    );
+    assert!(
+        after.text.contains("restarted"),
+        "the loss of variables is said: {}",
+        after.text
+    );
+    client.close().await?;
+    greenroom.finish().await
 }
 
 #[tokio::test]

@@ -142,7 +142,7 @@ async fn a_killed_server_finds_its_conversation_again() -> Result<()> {
             json!({ "conversation_id": "survives-the-server", "code": slow, "background": true }),
         )
         .await?;
-    assert_eq!(run.status(), "running", "{}", run.text);
+    assert!(["queued", "running"].contains(&run.status()), "{}", run.text);
     greenroom.kill_and_restart().await?;
 
     let client = greenroom.client(Era::Modern).await?;
@@ -173,7 +173,7 @@ async fn a_slow_run_is_handed_back_and_fetched() -> Result<()> {
     })
     .await?;
     let client = greenroom.client(Era::Legacy).await?;
-    let code = "import time\nfor i in range(4): print('tick', i, flush=True); time.sleep(1)\n'done'";
+    let code = "import time\nfor i in range(6): print('tick', i, flush=True); time.sleep(1)\n'done'";
     let handed = client.python("needs-patience", code).await?;
     assert_eq!(handed.status(), "running", "{}", handed.text);
     assert!(
