@@ -28,8 +28,9 @@ use bollard::{
     exec::{CreateExecOptions, StartExecOptions},
     models::{ContainerSummaryStateEnum, SystemInfo, SystemInfoCgroupDriverEnum},
     query_parameters::{
-        CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-        RenameContainerOptionsBuilder, StartContainerOptions, WaitContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
+        RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder, StartContainerOptions,
+        WaitContainerOptionsBuilder,
     },
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -210,10 +211,19 @@ impl DockerEngine {
             .condition("removed")
             .build();
         let mut wait = std::pin::pin!(self.docker.wait_container(container, Some(options)));
-        // Gone already, gone now, or gone with an exit code, which the client takes for an error.
-        match tokio::time::timeout(call::REMOVE.deadline(), wait.next()).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(call::REMOVE.timed_out()),
+        // It ends with an exit code, which the client takes for an error, or with an error: the look tells.
+        let waited = tokio::time::timeout(call::REMOVE.deadline(), wait.next()).await;
+        let look = self
+            .docker
+            .inspect_container(container, None::<InspectContainerOptions>);
+        match call::INSPECT.run(look).await {
+            Err(failure) if failure.status() == Some(404) => Ok(()),
+            Err(failure) => Err(failure.into()),
+            Ok(_) if waited.is_err() => Err(call::REMOVE.timed_out()),
+            Ok(_) => Err(EngineError::Refused {
+                what: call::REMOVE.what(),
+                reason: "another removal of it has failed".to_owned(),
+            }),
         }
     }
 
