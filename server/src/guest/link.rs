@@ -223,10 +223,11 @@ async fn read_preface(channel: &mut Channel) -> Result<(), GuestError> {
     if preface == RELAY_PREFACE {
         Ok(())
     } else {
+        // What an exec in a sandbox that is just ending says of itself, most of the time: another look tells.
         let said = String::from_utf8_lossy(&preface);
-        Err(GuestError::protocol(format!(
-            "its channel begins with {said:?}, not as a relay does"
-        )))
+        Err(GuestError::Lost(Lost::broke(format_args!(
+            "it begins with {said:?}, not as a relay does"
+        ))))
     }
 }
 

@@ -298,8 +298,18 @@ async fn cancel(guest: &Guest, id: &RunId) {
 
 fn public(error: &GuestError) -> Failure {
     let failure = Failure::from(error);
-    if failure.kind != FailureKind::BadArgument {
-        tracing::debug!(%error, "a sandbox refused");
+    match failure.kind {
+        FailureKind::BadArgument => {}
+        FailureKind::Internal => tracing::warn!(%error, "a sandbox answered what it must not"),
+        FailureKind::Capacity
+        | FailureKind::Busy
+        | FailureKind::NoKernel
+        | FailureKind::Unavailable
+        | FailureKind::NotFound
+        | FailureKind::Conflict
+        | FailureKind::DiskFull
+        | FailureKind::Generation
+        | FailureKind::Lost => tracing::debug!(%error, "a sandbox refused"),
     }
     failure
 }
