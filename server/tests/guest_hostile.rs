@@ -325,6 +325,48 @@ async fn transfers_that_stand_still_are_given_up_and_slow_ones_are_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bulk_channel_that_is_unused_for_a_while_is_closed() {
+    let second = Duration::from_secs(1);
+    let agent = Hostile::answering(|request| async move {
+        // A file that takes three minutes.
+        let pieces = stream::iter(0..9).then(|_| async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            Bytes::from_static(b"x")
+        });
+        if !request.uri().path().starts_with("/files/") {
+            return whole("[]");
+        }
+        let mut answer = streaming(pieces);
+        let size = HeaderValue::from_static("9");
+        answer.headers_mut().insert(SIZE_HEADER, size);
+        answer
+    });
+    let guest = agent.guest().await;
+    assert_eq!(agent.channels(), (1, 1));
+    let body = guest.read_file("a", ..).await.unwrap().body;
+    assert_eq!(agent.channels(), (2, 2));
+    let slow = tokio::spawn(body.collect(9));
+    tokio::time::sleep(50 * second).await;
+    drop(guest.list_files("", Depth::One).await);
+    tokio::time::sleep(50 * second).await;
+    drop(guest.list_files("", Depth::One).await);
+    assert_eq!(agent.channels(), (2, 2), "each use keeps it open");
+    tokio::time::sleep(61 * second).await;
+    assert!(!slow.is_finished());
+    assert_eq!(
+        slow.await.unwrap().unwrap(),
+        b"xxxxxxxxx",
+        "what is under way goes on"
+    );
+    tokio::time::sleep(second).await;
+    assert_eq!(agent.channels(), (2, 1));
+    drop(guest.list_files("", Depth::One).await);
+    assert_eq!(agent.channels(), (3, 2));
+    tokio::time::sleep(3600 * second).await;
+    assert_eq!(agent.channels(), (3, 1), "that for runs stays");
+}
+
+#[tokio::test(start_paused = true)]
 async fn paths_reach_the_agent_as_they_were_given() {
     let hostile = Hostile::answering(|request| async move {
         let target = request.uri().path_and_query().unwrap().as_str().to_owned();

@@ -79,12 +79,17 @@ impl From<EngineError> for GuestError {
 }
 
 impl GuestError {
-    /// Whether the sandbox may be over: where the session's sandbox is now is a question to the engine.
+    /// Whether the sandbox may be over: where the session's sandbox is now is a question to the engine. One
+    /// that the engine has running, and that cannot be reached or does not answer, is not.
     #[must_use]
     pub const fn is_gone(&self) -> bool {
         match self {
-            Self::Ended(_) | Self::Lost(_) => true,
-            Self::Refused(_) | Self::Timeout { .. } | Self::Protocol(_) | Self::Generation { .. } => false,
+            Self::Ended(_) | Self::Lost(Lost::Engine(_) | Lost::Broke(_)) => true,
+            Self::Lost(Lost::NoRelay { .. })
+            | Self::Refused(_)
+            | Self::Timeout { .. }
+            | Self::Protocol(_)
+            | Self::Generation { .. } => false,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncReadExt as _, BufWriter},
     sync::watch,
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -61,6 +61,15 @@ impl Windows {
         }
     }
 
+    /// How long it may go unused: a stream costs the host 5 MiB while it is open. That for runs stays open, as it
+    /// is what a hot call needs, and what tells an agent that somebody is there.
+    const fn rests(self) -> Option<Duration> {
+        match self {
+            Self::Runs => None,
+            Self::Bulk => Some(Duration::from_secs(60)),
+        }
+    }
+
     /// Bulk frames are large: each costs a header, a look-up and a wake-up at both ends.
     const fn frame(self) -> u32 {
         match self {
@@ -87,11 +96,18 @@ impl Wire {
     }
 }
 
+/// The last attempt to open the connection, and when the connection was last asked for.
+#[derive(Default)]
+struct Slot {
+    attempt: Option<Attempt>,
+    used: Option<Instant>,
+}
+
 /// An attempt to open a connection, and what came of it.
 struct Attempt {
     outcome: watch::Receiver<Option<Result<Wire, GuestError>>>,
     /// Goes on while no caller waits, and ends with the link.
-    _task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 /// One connection of a [`Guest`](super::Guest), whichever exec stream carries it at the moment.
@@ -99,8 +115,7 @@ pub(super) struct Link {
     engine: Arc<dyn Engine>,
     id: SandboxId,
     windows: Windows,
-    /// The last one, if any.
-    attempt: Mutex<Option<Attempt>>,
+    slot: Arc<Mutex<Slot>>,
 }
 
 impl Link {
@@ -109,7 +124,7 @@ impl Link {
             engine,
             id,
             windows,
-            attempt: Mutex::new(None),
+            slot: Arc::default(),
         }
     }
 
@@ -120,14 +135,15 @@ impl Link {
     /// [`GuestError::Lost`], [`GuestError::Protocol`].
     pub(super) async fn wire(&self) -> Result<Wire, GuestError> {
         let mut outcome = {
-            let mut attempt = self.attempt();
-            if let Some(wire) = attempt.as_ref().and_then(Attempt::wire) {
+            let mut slot = lock(&self.slot);
+            slot.used = Some(Instant::now());
+            if let Some(wire) = slot.wire() {
                 return Ok(wire);
             }
-            match &*attempt {
+            match &slot.attempt {
                 Some(attempt) if attempt.is_under_way() => attempt.outcome.clone(),
                 // What an earlier attempt came to is old news.
-                Some(_) | None => attempt.insert(self.start()).outcome.clone(),
+                Some(_) | None => slot.attempt.insert(self.start()).outcome.clone(),
             }
         };
         match outcome.wait_for(Option::is_some).await.as_deref() {
@@ -137,39 +153,72 @@ impl Link {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.open_wire().is_some()
+        lock(&self.slot).wire().is_some()
     }
 
     /// Resolves when the connection that is open now has closed; at once where none is.
     pub(super) async fn closed(&self) {
-        if let Some(wire) = self.open_wire() {
-            let closed = wire.closed.clone();
-            drop(wire);
+        let closed = lock(&self.slot).wire().map(|wire| wire.closed.clone());
+        if let Some(closed) = closed {
             closed.cancelled().await;
         }
-    }
-
-    fn open_wire(&self) -> Option<Wire> {
-        self.attempt().as_ref().and_then(Attempt::wire)
     }
 
     fn start(&self) -> Attempt {
         let opening = open(Arc::clone(&self.engine), self.id.clone(), self.windows);
         let (tell, outcome) = watch::channel(None);
+        let (slot, rests) = (Arc::downgrade(&self.slot), self.windows.rests());
         let task = tokio::spawn(async move {
             let opened = opening.await;
+            let is_open = opened.is_ok();
             tell.send_replace(Some(opened));
+            if let (true, Some(rests)) = (is_open, rests) {
+                close_unused(slot, rests).await;
+            }
         });
         Attempt {
             outcome,
-            _task: AbortOnDropHandle::new(task),
+            task: AbortOnDropHandle::new(task),
         }
     }
+}
 
-    /// Locked for look-ups only, and nothing in between can panic.
-    fn attempt(&self) -> MutexGuard<'_, Option<Attempt>> {
-        self.attempt.lock().unwrap_or_else(PoisonError::into_inner)
+impl Slot {
+    /// The connection, while it is open.
+    fn wire(&self) -> Option<Wire> {
+        self.attempt.as_ref()?.wire()
     }
+}
+
+/// Closes a connection that nobody has asked for since `rests`. What is under way on it goes on to its end.
+async fn close_unused(slot: Weak<Mutex<Slot>>, rests: Duration) {
+    loop {
+        let due = {
+            let Some(slot) = slot.upgrade() else { return };
+            let mut slot = lock(&slot);
+            // Race: a later attempt may have taken this one's place, which has aborted this task, though not
+            // yet here.
+            let mine = slot
+                .attempt
+                .as_ref()
+                .map(|attempt| attempt.task.abort_handle().id());
+            let Some(used) = slot.used.filter(|_| mine == tokio::task::try_id()) else {
+                return;
+            };
+            let due = used + rests;
+            if due <= Instant::now() {
+                slot.attempt = None;
+                return;
+            }
+            due
+        };
+        sleep_until(due).await;
+    }
+}
+
+/// Locked for look-ups only, and nothing in between can panic.
+fn lock(slot: &Mutex<Slot>) -> MutexGuard<'_, Slot> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Attempt {

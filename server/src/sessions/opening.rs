@@ -66,8 +66,8 @@ pub(super) struct Opening {
 /// What came of asking one sandbox.
 enum Asked {
     Granted(Box<Bond>),
-    /// It is gone, or will be: the engine tells.
-    Over,
+    /// It is gone, or will be: the engine tells. With what was met, if that was no orderly end.
+    Over(Option<GuestError>),
 }
 
 impl Opening {
@@ -124,7 +124,7 @@ impl Opening {
     async fn renew(&mut self, bond: Bond) -> Option<Bond> {
         match self.lease(bond.guest, None).await {
             Ok(Asked::Granted(bond)) => Some(*bond),
-            Ok(Asked::Over) => None,
+            Ok(Asked::Over(_)) => None,
             Err(error) => {
                 tracing::debug!(session = self.name.short(), %error, "not renewed");
                 None
@@ -133,6 +133,7 @@ impl Opening {
     }
 
     async fn search(&mut self) -> Result<Bond, OpenError> {
+        let mut met = None;
         for look in 0..LOOKS {
             let found = if look == 0 && self.terms.provenance == Provenance::JustMinted {
                 // Nobody can have opened it before; if somebody has all the same, adopting says so.
@@ -160,19 +161,20 @@ impl Opening {
                             seconds: ENDING.as_secs(),
                         });
                     }
-                    Asked::Over
+                    Asked::Over(None)
                 }
                 Step::Bury(id) => {
                     self.destroy(&id).await?;
-                    Asked::Over
+                    Asked::Over(None)
                 }
             };
             match asked {
                 Asked::Granted(bond) => return Ok(*bond),
-                Asked::Over => sleep(pause(look)).await,
+                Asked::Over(error) => met = error.or(met),
             }
+            sleep(pause(look)).await;
         }
-        Err(OpenError::Unsettled { looks: LOOKS })
+        Err(met.map_or(OpenError::Unsettled { looks: LOOKS }, OpenError::Guest))
     }
 
     /// Asks a sandbox that has the session's name.
@@ -184,13 +186,13 @@ impl Opening {
     ) -> Result<Asked, OpenError> {
         let guest = match self.shared.reach(&self.name, id).await {
             Ok(guest) => guest,
-            Err(error) if error.is_gone() => return Ok(Asked::Over),
+            Err(error) if error.is_gone() => return Ok(Asked::Over(Some(error))),
             Err(error) => return Err(error.into()),
         };
         let hello = match greet(&guest).await {
             Ok(hello) => hello,
             Err(GuestError::Timeout { .. }) => return self.give_up(id).await,
-            Err(error) if error.is_gone() => return Ok(Asked::Over),
+            Err(error) if error.is_gone() => return Ok(Asked::Over(Some(error))),
             Err(error) => return Err(error.into()),
         };
         let news = match hello.lease {
@@ -223,7 +225,7 @@ impl Opening {
             Err(GuestError::Refused(refusal)) if refusal.kind == RefusalKind::Conflict => {
                 Err(OpenError::NotOurs)
             }
-            Err(error) if error.is_gone() => Ok(Asked::Over),
+            Err(error) if error.is_gone() => Ok(Asked::Over(Some(error))),
             Err(error) => Err(error.into()),
         }
     }
@@ -247,7 +249,7 @@ impl Opening {
             // Whatever came of it: who has the name now is what counts.
             Err(error) => {
                 tracing::debug!(session = self.name.short(), %error, "not adopted");
-                Ok(Asked::Over)
+                Ok(Asked::Over(None))
             }
         }
     }
@@ -267,7 +269,7 @@ impl Opening {
             tracing::warn!(session = self.name.short(), sandbox = %id, "says that it ends, and does not");
             self.destroy(id).await?;
         }
-        Ok(Asked::Over)
+        Ok(Asked::Over(None))
     }
 
     /// A sandbox answers no hello, though its relay is connected. Where another one answers it is the
@@ -288,7 +290,7 @@ impl Opening {
         tracing::warn!(session = self.name.short(), sandbox = %id, "answers no hello while another does: destroyed");
         self.know(id, Some(RestartReason::Unresponsive));
         self.destroy(id).await?;
-        Ok(Asked::Over)
+        Ok(Asked::Over(None))
     }
 
     fn know(&mut self, id: &SandboxId, fate: Option<RestartReason>) {

@@ -1,6 +1,16 @@
 //! An engine whose one sandbox has an agent of the test's making: whatever a hostile inside may answer.
 
-use std::{convert::Infallible, fmt, future::Future, io, pin::Pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -30,6 +40,14 @@ pub struct Hostile {
     /// `None`: nothing comes up at all.
     preface: Option<Vec<u8>>,
     serve: Arc<Serve>,
+    channels: Arc<Channels>,
+}
+
+/// Channels that were opened, and that are open.
+#[derive(Debug, Default)]
+struct Channels {
+    opened: AtomicUsize,
+    open: AtomicUsize,
 }
 
 impl Hostile {
@@ -41,6 +59,7 @@ impl Hostile {
         Self {
             preface: Some(RELAY_PREFACE.to_vec()),
             serve: Arc::new(move |request| Box::pin(serve(request))),
+            channels: Arc::default(),
         }
     }
 
@@ -60,6 +79,12 @@ impl Hostile {
     pub fn relaying(mut self, preface: Option<&str>) -> Self {
         self.preface = preface.map(|text| text.as_bytes().to_vec());
         self
+    }
+
+    /// Channels that were opened, and that are open.
+    pub fn channels(&self) -> (usize, usize) {
+        let Channels { opened, open } = &*self.channels;
+        (opened.load(Ordering::Relaxed), open.load(Ordering::Relaxed))
     }
 
     pub async fn try_guest(&self) -> Result<Guest, GuestError> {
@@ -105,6 +130,9 @@ impl Engine for Hostile {
     async fn open(&self, _: &SandboxId) -> Result<Channel, EngineError> {
         let (ours, mut theirs) = duplex(64 << 10);
         let (preface, serve) = (self.preface.clone(), Arc::clone(&self.serve));
+        let channels = Arc::clone(&self.channels);
+        channels.opened.fetch_add(1, Ordering::Relaxed);
+        channels.open.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
             let Some(preface) = preface else {
                 return std::future::pending().await;
@@ -117,6 +145,7 @@ impl Engine for Hostile {
             let connection = http2::Builder::new(TokioExecutor::new());
             // It ends with the test's guest.
             drop(connection.serve_connection(TokioIo::new(theirs), service).await);
+            channels.open.fetch_sub(1, Ordering::Relaxed);
         });
         Ok(Box::new(ours) as Channel)
     }
