@@ -48,13 +48,9 @@ check: toolchain ## formatting, lints, documentation, shell scripts: what must b
 	for script in $(SCRIPTS); do bash -n "$$script"; done
 	! command -v shellcheck >/dev/null || shellcheck -x $(SCRIPTS)
 
-# What the kernels' tests run beside the plain interpreter. Its packages need not be those of the image.
-TEST_PYTHON := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/greenroom/test-venv
-
+# For the kernels' tests; those of the sandboxes use the image's.
 test-python:
-	@test -x "$(TEST_PYTHON)/bin/python3" && "$(TEST_PYTHON)/bin/python3" -c "import IPython, matplotlib, numpy, pandas" 2>/dev/null || { \
-		echo "test-python: a virtual environment in $(TEST_PYTHON)"; \
-		python3 -m venv "$(TEST_PYTHON)" && "$(TEST_PYTHON)/bin/python3" -m pip install --quiet ipython matplotlib numpy pandas; }
+	@scripts/test-python
 
 test: setup agent test-python ## every test of every level, on real Docker and real gVisor
 	cargo build $(LOCKED) -p greenroom --bin greenroom
