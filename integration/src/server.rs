@@ -43,13 +43,14 @@ impl Default for Config {
     }
 }
 
-/// A running server. Stopped and swept by [`Greenroom::finish`]; dropped without it, it is killed.
+/// A running server. Stopped and swept by [`Greenroom::finish`]; dropped without it, it is killed and swept.
 #[derive(Debug)]
 pub struct Greenroom {
     child: Child,
     home: TempDir,
     port: u16,
     deployment: String,
+    swept: bool,
 }
 
 impl Greenroom {
@@ -78,6 +79,7 @@ impl Greenroom {
             home,
             port,
             deployment,
+            swept: false,
         };
         server.ready().await?;
         Ok(server)
@@ -100,6 +102,8 @@ impl Greenroom {
             home,
             port,
             deployment: self.deployment.clone(),
+            // Its sandboxes are swept with those of the first server.
+            swept: true,
         };
         server.ready().await?;
         Ok(server)
@@ -264,6 +268,7 @@ impl Greenroom {
         let docker = Docker::connect().await?;
         let warm = docker.unadopted(&self.deployment).await?;
         docker.sweep(&self.deployment).await?;
+        self.swept = true;
         if !warm.is_empty() {
             bail!(
                 "left behind by a server that ended: {warm:?}; its log:\n{}",
@@ -271,6 +276,26 @@ impl Greenroom {
             );
         }
         Ok(())
+    }
+}
+
+/// A test that failed does not get to [`Greenroom::finish`], and leaves nothing behind all the same.
+impl Drop for Greenroom {
+    fn drop(&mut self) {
+        if self.swept {
+            return;
+        }
+        // Else it would go on to boot while its sandboxes are swept.
+        drop(self.child.start_kill());
+        let deployment = self.deployment.clone();
+        // A thread with a runtime of its own: the test's is in the middle of unwinding.
+        let sweep = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async { Docker::connect().await?.sweep(&deployment).await })
+        });
+        if !matches!(sweep.join(), Ok(Ok(()))) {
+            eprintln!("sandboxes of {} are left behind", self.deployment);
+        }
     }
 }
 

@@ -220,7 +220,7 @@ impl PoolSpec {
             max: 32,
             parallel_boots: std::thread::available_parallelism().map_or(2, usize::from),
             boot_deadline: Duration::from_secs(20),
-            claim_wait: Duration::from_secs(10),
+            claim_wait: Duration::from_secs(30),
             claims_waiting: 256,
             warm_age: Duration::from_secs(60 * 60),
             idle: Duration::from_secs(2 * 60 * 60),

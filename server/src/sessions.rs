@@ -40,7 +40,7 @@ use crate::{
     sandbox::SandboxId,
 };
 
-/// An opening as a whole: a silent sandbox takes 30 s to give up, a claim 10, an engine may be away for 10.
+/// An opening as a whole: a silent sandbox takes 30 s to give up, a claim 30, an engine may be away for 10.
 const OPENING: Duration = Duration::from_secs(90);
 /// How long a sandbox that was told to end may take: its agent gives itself 2 s.
 const RESET: Duration = Duration::from_secs(10);

@@ -297,7 +297,7 @@ fn pool(from: &mut Layers, name: &str, engine: Runtime, machine_cpus: usize) -> 
         lifetime: from.take(&key("lifetime"), 24 * HOUR),
         warm_age: from.take(&key("warm_age"), HOUR),
         boot_timeout: from.take(&key("boot_timeout"), 20 * SECOND),
-        claim_wait: from.take(&key("claim_wait"), 10 * SECOND),
+        claim_wait: from.take(&key("claim_wait"), 30 * SECOND),
         cpus: from.take(&key("cpus"), Cpus { millis: 1000 }),
         memory: from.take(&key("memory"), Size::gib(1)),
         disk,
