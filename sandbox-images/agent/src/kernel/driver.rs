@@ -77,6 +77,12 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// What a process answers with [`Reply::Settled`] once no interrupt of an earlier run can reach it any more,
+    /// for one that would lose the next run to it.
+    fn settle(&self) -> Option<String> {
+        None
+    }
+
     /// Whether the process says [`Reply::Began`].
     fn says_when_it_begins(&self) -> bool;
 
@@ -112,6 +118,8 @@ pub(super) enum Reply {
     Ready(String),
     /// It cannot be started, and why.
     Failed(String),
+    /// It has answered [`Dialect::settle`].
+    Settled,
     /// The code runs.
     Began,
     /// The code shows something.
@@ -385,6 +393,11 @@ impl<D: Dialect> Session<'_, D> {
 
     /// Hands the code over and follows it to its end.
     async fn follow(&mut self, code: &str) -> End {
+        if self.control.is_interrupted()
+            && let Some(end) = self.settle().await
+        {
+            return end;
+        }
         let figures = self.quarters.work_dir().join(&self.figures);
         let request = self.dialect.request(&Request {
             code,
@@ -401,6 +414,26 @@ impl<D: Dialect> Session<'_, D> {
             self.control.enter(Phase::Running);
         }
         self.attend().await
+    }
+
+    /// Waits until an interrupt of the run before has had its effect: the process may be woken by the signal
+    /// and the next run's code at once, and throw the code away. What it is asked can be lost in the same way,
+    /// so it is asked until it answers.
+    async fn settle(&mut self) -> Option<End> {
+        let question = self.dialect.settle()?;
+        let mut rounds = interval_at(Instant::now(), TICK);
+        loop {
+            tokio::select! {
+                biased;
+                line = self.process.lines.next() => match line.map(|line| line.map(|line| self.dialect.reply(&line))) {
+                    Some(Ok(Ok(Reply::Settled))) => return None,
+                    Some(Ok(Ok(_))) => {}
+                    Some(Ok(Err(_)) | Err(_)) | None => return Some(End::Died(self.process.child.wait().await)),
+                },
+                status = self.process.child.wait() => return Some(End::Died(status)),
+                _ = rounds.tick() => drop(self.process.talk.try_write(question.as_bytes())),
+            }
+        }
     }
 
     async fn attend(&mut self) -> End {
@@ -461,7 +494,7 @@ impl<D: Dialect> Session<'_, D> {
             }
             Ok(Reply::Began) => self.control.enter(Phase::Running),
             Ok(Reply::Shown(shown)) => self.show(shown).await,
-            Ok(Reply::Ready(_) | Reply::Failed(_) | Reply::Nothing) => {}
+            Ok(Reply::Ready(_) | Reply::Failed(_) | Reply::Settled | Reply::Nothing) => {}
             Err(reason) => {
                 // A process that is dying closes its line first: give it the chance to say how it died.
                 let dying = tokio::time::timeout(TICK, self.process.child.wait()).await;

@@ -21,6 +21,7 @@ import io
 import json
 import linecache
 import os
+import resource
 import signal
 import sys
 import threading
@@ -34,6 +35,9 @@ OWN_FILE = "<greenroom>"
 # so whoever prints a million lines is buffered, and flushed at each tick.
 LINES_AT_ONCE = 100
 BUFFER_BYTES = 1 << 16
+
+# The agent's, the platform's and small neighbours', besides an eighth of all.
+MEMORY_OF_OTHERS = 32 << 20
 
 TEXT_LIMIT = 64 << 10
 DISPLAY_LIMIT = 128 << 10
@@ -79,6 +83,18 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
+def bound_memory():
+    """Lets this process have somewhat less than all of the memory, so that code which wants too much gets a
+    MemoryError and keeps its variables: past the machine's limit the host kills something, often the whole sandbox.
+    A limit of address space, since gVisor keeps no other: what is mapped and not used so far does not count."""
+    with open("/proc/meminfo") as meminfo:
+        total = next(int(line.split()[1]) << 10 for line in meminfo if line.startswith("MemTotal:"))
+    with open("/proc/self/statm") as statm:
+        size, resident = (int(pages) * resource.getpagesize() for pages in statm.read().split()[:2])
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size - resident + total // 8 * 7 - MEMORY_OF_OTHERS, most))
+
+
 class Talk:
     """The line to the agent."""
 
@@ -86,6 +102,12 @@ class Talk:
         self.interrupts = interrupts
         self.lock = threading.Lock()
         self.rest = b""
+        self.in_run = False
+        os.register_at_fork(after_in_child=self.after_fork)
+
+    def after_fork(self):
+        """The line is the parent's. Another thread's hold on the lock was copied, and that thread was not."""
+        self.lock = threading.Lock()
         self.in_run = False
 
     def request(self):
@@ -171,14 +193,14 @@ class Output:
     """Descriptors 1 and 2, and the streams over them: put right before each run, flushed after it."""
 
     def __init__(self):
-        self.pid = os.getpid()
+        self.is_fork = False
         self.saved = {1: os.dup(1), 2: os.dup(2)}
         self.identity = {fd: self.identify(fd) for fd in self.saved}
         self.streams = {1: Stream(1), 2: Stream(2)}
         self.lock = threading.RLock()
         self.flush_libc = None
         # A fork in the middle of a flush would copy a lock that nobody opens again, and the text in the buffer.
-        os.register_at_fork(before=self.before_fork, after_in_parent=self.lock.release, after_in_child=self.lock.release)
+        os.register_at_fork(before=self.before_fork, after_in_parent=self.lock.release, after_in_child=self.after_fork)
         sys.addaudithook(self.audit)
         threading.Thread(target=self.follow_ticks, name="greenroom-flush", daemon=True).start()
 
@@ -233,6 +255,10 @@ class Output:
     def before_fork(self):
         self.lock.acquire()
         self.flush()
+
+    def after_fork(self):
+        self.is_fork = True
+        self.lock.release()
 
     def audit(self, event, _arguments):
         # What a new process writes comes after what this one has written.
@@ -468,6 +494,11 @@ def with_ipython(display):
     return WithIPython()
 
 
+# What Python says nothing about.
+WITHOUT_WORDS = {
+    KeyboardInterrupt: "interrupted",
+    MemoryError: "out of memory: this sandbox has no more; variables are kept",
+}
 SHELL = next((shell for shell in ("/bin/bash", "/bin/sh") if os.path.exists(shell)), None)
 LANGUAGE = None
 
@@ -481,8 +512,8 @@ def describe(error):
         message = f"<no text: its __str__ raised {type(other).__name__}>"
     if isinstance(error, SystemExit):
         return {"name": "exit", "message": f"the code ended itself with status {message}; variables are kept", "traceback": ""}
-    if isinstance(error, KeyboardInterrupt) and not message:
-        message = "interrupted"
+    if not message:
+        message = WITHOUT_WORDS.get(type(error), "")
     usage = getattr(LANGUAGE, "usage_error", ())
     text = "" if isinstance(error, usage) else trace(error)
     return {"name": cut(name, 200), "message": cut(message, 4096), "traceback": cut(text, 16 << 10)}
@@ -621,6 +652,7 @@ class Host:
         sys.path.insert(0, "")
         gc.collect()
         gc.freeze()
+        bound_memory()
 
     def leave(self, leave):
         def leave_flushed(status):
@@ -664,7 +696,6 @@ class Host:
         finally:
             self.interrupts.armed = False
         self.output.flush_all()
-        self.output.put_right()
         return {"error": error or LANGUAGE.failed, "result": result}
 
     def execute(self, code):
@@ -695,7 +726,7 @@ class Host:
 
     def end_fork(self, error):
         """A child that the code forked, and that comes out of the code, ends here: there is one kernel."""
-        if os.getpid() != self.output.pid:
+        if self.output.is_fork:
             if error:
                 print(error["traceback"], file=sys.stderr)
             os._exit(1 if error else 0)

@@ -110,6 +110,10 @@ impl Dialect for Shell {
         Some(self.report())
     }
 
+    fn settle(&self) -> Option<String> {
+        Some(format!("\\builtin printf 'settled %d\\n' {} >&200\n", self.run))
+    }
+
     fn says_when_it_begins(&self) -> bool {
         true
     }
@@ -119,10 +123,13 @@ impl Dialect for Shell {
         let mut numbers = rest.split(' ').map(str::parse::<u64>);
         match (word, numbers.next(), numbers.next()) {
             ("ready", ..) => Ok(Reply::Ready(rest.chars().take(100).collect())),
+            ("settled", Some(Ok(run)), None) if run == self.run => Ok(Reply::Settled),
             ("begin", Some(Ok(run)), None) if run == self.run => Ok(Reply::Began),
             ("end", Some(Ok(run)), Some(Ok(code))) if run == self.run => Ok(Reply::Done(ended(code))),
             // The second report of a run that was interrupted.
-            ("begin", Some(Ok(_)), None) | ("end", Some(Ok(_)), Some(Ok(_))) => Ok(Reply::Nothing),
+            ("begin" | "settled", Some(Ok(_)), None) | ("end", Some(Ok(_)), Some(Ok(_))) => {
+                Ok(Reply::Nothing)
+            }
             _ => Err("it said what is no message".to_owned()),
         }
     }

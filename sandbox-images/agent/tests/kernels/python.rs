@@ -442,10 +442,11 @@ async fn code_that_closes_the_line_loses_its_kernel_and_nothing_else() {
 #[tokio::test]
 async fn a_death_between_runs_is_noticed() {
     let mut python = Bench::python().await;
-    python
-        .run("import threading, os\nthreading.Timer(0.05, os._exit, [9]).start()")
-        .await
-        .ended(Ending::Ok);
+    let code = "import threading, time, os\n\
+                def wait():\n    while not os.path.exists('go'): time.sleep(0.01)\n    os._exit(9)\n\
+                threading.Thread(target=wait).start()";
+    python.run(code).await.ended(Ending::Ok);
+    std::fs::write(python.path("go"), "").unwrap();
     let error = python.died().await;
     assert_eq!(error.name, "exit");
     assert!(error.message.contains("exit code 9"), "{error:?}");
@@ -700,4 +701,17 @@ async fn a_module_of_the_work_directory_cannot_break_the_start() {
     python.run("import os; os._exit(0)").await.ended(Ending::Died);
     python.restart().await;
     assert_eq!(python.run("1").await.result(), "1");
+}
+
+#[tokio::test]
+async fn too_much_memory_is_an_error_that_keeps_the_state() {
+    let mut python = Bench::python().await;
+    python.run("kept = 'kept'").await.ended(Ending::Ok);
+    let seen = python.run("x = bytearray(1 << 46)").await.ended(Ending::Error);
+    assert_eq!(seen.error().name, "MemoryError");
+    assert!(seen.error().message.contains("variables are kept"), "{seen:?}");
+    assert_eq!(python.run("kept").await.result(), "'kept'");
+    let limit = "import resource; total = int(open('/proc/meminfo').read().split()[1]) << 10\n\
+                 total // 2 < resource.getrlimit(resource.RLIMIT_AS)[0] < total";
+    assert_eq!(python.run(limit).await.result(), "True");
 }
