@@ -1,8 +1,10 @@
 //! How long `POST /runs` takes from request to outcome, over a unix socket: through a kernel that does
 //! nothing, which is the agent's own share, and through the real ones.
 //!
-//! `cargo bench -p greenroom-agent`
+//! `cargo bench -p greenroom-agent`, or through a channel to a sandbox that nobody has leased yet:
+//! `cargo bench -p greenroom-agent -- docker exec -i NAME /.greenroom/agent relay`
 #![expect(
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a benchmark fails by panicking and prints"
@@ -15,7 +17,7 @@ mod client;
 #[expect(dead_code, reason = "a part of it serves here")]
 mod kernel;
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use client::{Client, run};
 use greenroom_agent::{
@@ -25,9 +27,11 @@ use greenroom_agent::{
     kernel::{Kernel, all},
     platform,
 };
-use greenroom_protocol::{AgentConfig, KeyDigest, Language, LeaseRequest};
+use greenroom_protocol::{AgentConfig, KeyDigest, Language, LeaseRequest, RELAY_PREFACE};
 use tokio::{
+    io::AsyncReadExt,
     net::{UnixListener, UnixStream},
+    process::Command,
     time::Instant,
 };
 
@@ -35,6 +39,20 @@ const ROUNDS: usize = 3000;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
+    // Cargo adds flags of its own.
+    let channel: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    if channel.is_empty() {
+        here().await;
+    } else {
+        there(&channel).await;
+    }
+}
+
+/// Agents in this process.
+async fn here() {
     let folder = tempfile::tempdir().unwrap();
     let config = AgentConfig {
         work_dir: folder.path().to_str().unwrap().to_owned(),
@@ -71,13 +89,33 @@ fn start(config: &AgentConfig, kernels: Vec<Box<dyn Kernel>>) -> Agent {
     Agent::start(config, parts)
 }
 
+/// An agent behind a command that is its relay.
+async fn there(channel: &[String]) {
+    let mut relay = Command::new(&channel[0])
+        .args(&channel[1..])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut output = relay.stdout.take().unwrap();
+    let mut preface = vec![0; RELAY_PREFACE.len()];
+    output.read_exact(&mut preface).await.unwrap();
+    let client = lease(Client::connect(tokio::io::join(output, relay.stdin.take().unwrap())).await).await;
+    measure("python 1+1", &client, Language::Python, "1+1").await;
+    measure("bash :", &client, Language::Bash, ":").await;
+}
+
 async fn connect(agent: &Agent, socket: &std::path::Path) -> Client {
     let listener = UnixListener::bind(socket).unwrap();
     let near = UnixStream::connect(socket).await.unwrap();
     let (far, _) = listener.accept().await.unwrap();
     let agent = agent.clone();
     tokio::spawn(async move { agent.serve(far).await });
-    let client = Client::connect(near).await;
+    lease(Client::connect(near).await).await
+}
+
+async fn lease(client: Client) -> Client {
     client.get("/?wait=60").await.expect(200);
     let lease = LeaseRequest {
         key: KeyDigest("a".repeat(64)),

@@ -80,40 +80,39 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     if request.method() == Method::CONNECT {
         return tunnel(shared, request).await;
     }
-    let path = request.uri().path().to_owned();
-    match (request.method(), path.as_str()) {
-        (&Method::GET, "/") => hello(shared, &query(&request)?).await,
-        (&Method::POST, "/lease") => lease(shared, request).await,
-        (&Method::POST, "/lease/told") => {
+    let path = request
+        .uri()
+        .path()
+        .strip_prefix('/')
+        .unwrap_or_default()
+        .to_owned();
+    let (root, below) = match path.split_once('/') {
+        Some((root, below)) => (root, Some(below)),
+        None => (path.as_str(), None),
+    };
+    match (request.method().as_str(), root, below) {
+        ("GET", "", None) => hello(shared, &query(&request)?).await,
+        ("POST", "lease", None) => lease(shared, request).await,
+        ("GET", "lease", None) => lease_view(shared, &query(&request)?).await,
+        ("DELETE", "lease", None) => end_lease(shared, &query(&request)?),
+        ("POST", "lease", Some("told")) => {
             shared.tenure.with(Lease::told)?;
             Ok(empty(StatusCode::NO_CONTENT))
         }
-        (&Method::GET, "/lease") => lease_view(shared, &query(&request)?).await,
-        (&Method::DELETE, "/lease") => end_lease(shared, &query(&request)?),
-        (&Method::POST, "/runs") => {
-            let run: RunRequest = body(request).await?;
-            let mut follower = shared.runs.submit(run, &shared.tenure)?;
-            Ok(events(follower.first().await, follower))
-        }
-        (&Method::GET, "/runs") => {
+        ("POST", "runs", None) => start_run(shared, request).await,
+        ("GET", "runs", None) => {
             shared.tenure.with(Lease::standing)?;
             json(StatusCode::OK, &shared.runs.list())
         }
-        (&Method::GET, "/files") => files::list(shared, &query(&request)?).await,
-        (method, path) => {
-            if let Some(file) = path.strip_prefix("/files/") {
-                return files::one(shared, file, request).await;
-            }
-            match path.strip_prefix("/runs/") {
-                Some(id) if method == Method::GET => follow(shared, id, &query(&request)?),
-                Some(id) if method == Method::DELETE => {
-                    shared.tenure.with(Lease::standing)?;
-                    shared.runs.cancel(id)?;
-                    Ok(empty(StatusCode::ACCEPTED))
-                }
-                Some(_) | None => Err(refuse(RefusalKind::NotFound, "there is no such route")),
-            }
+        ("GET", "runs", Some(id)) => follow(shared, id, &query(&request)?),
+        ("DELETE", "runs", Some(id)) => {
+            shared.tenure.with(Lease::standing)?;
+            shared.runs.cancel(id)?;
+            Ok(empty(StatusCode::ACCEPTED))
         }
+        ("GET", "files", None) => files::list(shared, &query(&request)?).await,
+        (_, "files", Some(file)) => files::one(shared, file, request).await,
+        _ => Err(refuse(RefusalKind::NotFound, "there is no such route")),
     }
 }
 
@@ -128,6 +127,12 @@ async fn hello(shared: &Arc<Shared>, query: &Query) -> Result<Response<Body>, Re
         }
     }
     json(StatusCode::OK, &shared.hello())
+}
+
+async fn start_run(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    let run: RunRequest = body(request).await?;
+    let mut follower = shared.runs.submit(run, &shared.tenure)?;
+    Ok(events(follower.first().await, follower))
 }
 
 fn follow(shared: &Arc<Shared>, id: &str, query: &Query) -> Result<Response<Body>, Refused> {

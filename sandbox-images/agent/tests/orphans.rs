@@ -1,8 +1,6 @@
 //! PID 1's duty: orphans are reaped, and nobody's children are. In a process of its own, since adopting
 //! orphans is a process's affair as a whole.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::{
     fs,
     path::Path,
