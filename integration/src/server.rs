@@ -290,7 +290,9 @@ impl Drop for Greenroom {
         let deployment = self.deployment.clone();
         // A thread with a runtime of its own: the test's is in the middle of unwinding.
         let sweep = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             runtime.block_on(async { Docker::connect().await?.sweep(&deployment).await })
         });
         if !matches!(sweep.join(), Ok(Ok(()))) {

@@ -12,7 +12,7 @@
 //! ```
 //! # Who holds what
 //! One task, the keeper, owns the ledger and decides; everything that talks to the engine is a task of its
-//! own whose result comes back to the keeper. A sandbox is exactly one [`Custody`](claim::Custody), made
+//! own whose result comes back to the keeper. A sandbox is exactly one `Custody`, made
 //! *before* the engine is asked to create anything and handed on with it: boot → ledger → offer → claim.
 //! Dropping it anywhere, a panic included, condemns the sandbox. The way back is reserved when it is made,
 //! so a drop can always be told. From the moment a rename is *sent* nothing here destroys that sandbox: it

@@ -70,11 +70,23 @@ async fn a_relay_that_does_not_come_up_is_told_from_an_agent_that_is_silent() {
         matches!(error, GuestError::Lost(Lost::NoRelay { seconds: 20 })),
         "{error:?}"
     );
-    let garbage = Hostile::saying("").relaying(Some("OCI runtime exec failed: \x1b[31mno such container"));
-    is_protocol(garbage.try_guest().await, "OCI runtime exec");
-    // Without a greeting, the agent's first frames are none.
-    let frames = Hostile::saying("").relaying(Some(""));
-    is_protocol(frames.try_guest().await, "its channel begins with");
+    // An exec that failed says so where the greeting is due, and an agent's first frames are no greeting.
+    for (said, part) in [
+        (
+            "OCI runtime exec failed: \x1b[31mno such container",
+            "OCI runtime exec",
+        ),
+        ("", "not as a relay does"),
+    ] {
+        let error = Hostile::saying("").relaying(Some(said)).try_guest().await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, GuestError::Lost(Lost::Broke(_))), "{error:?}");
+        let text = error.to_string();
+        assert!(
+            text.contains(part) && !text.contains(char::is_control),
+            "{text:?}"
+        );
+    }
     let since = Instant::now();
     let hangs = Hostile::silent();
     let guest = hangs.guest().await;

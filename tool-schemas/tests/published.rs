@@ -1,5 +1,7 @@
 //! The checked-in `*.json` are what the types say. After a wanted change: `BLESS=1 cargo test -p greenroom-tool-schemas`.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::{fs, path::PathBuf};
 
 use greenroom_tool_schemas::{Definition, ExecuteCode, Pools, ResultMeta, ToolName, clean_schema};

@@ -332,7 +332,7 @@ fn upload(args: &schemas::UploadFile, limit: Size) -> Result<Request, Failure> {
 
 fn list(args: &schemas::ListFiles) -> Result<Request, Failure> {
     Ok(Request::List {
-        path: WorkPath::parse(args.path.as_deref().unwrap_or_default()).map_err(bad_path)?,
+        path: WorkPath::parse(args.path.as_deref().unwrap_or_default()).map_err(|what| bad_path(&what))?,
         depth: if args.recursive == Some(true) {
             Depth::All
         } else {
@@ -388,14 +388,14 @@ fn run_id(text: String) -> Result<RunId, Failure> {
 
 /// A path that names something below the work directory, and not that itself.
 fn file(text: &str) -> Result<WorkPath, Failure> {
-    let path = WorkPath::parse(text).map_err(bad_path)?;
+    let path = WorkPath::parse(text).map_err(|what| bad_path(&what))?;
     if path.as_str().is_empty() || text.ends_with('/') {
-        return Err(bad_path(format!("{:?} names no file", shown(text))));
+        return Err(bad_path(&format!("{:?} names no file", shown(text))));
     }
     Ok(path)
 }
 
-fn bad_path(what: String) -> Failure {
+fn bad_path(what: &str) -> Failure {
     Failure::bad_argument(format!("path: {what}"))
 }
 
