@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use bollard::{
     Docker as Api,
-    models::ContainerSummary,
+    models::{ContainerSummary, ContainerSummaryStateEnum},
     query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
 };
 
@@ -40,19 +40,14 @@ impl Docker {
         Ok(all.into_iter().filter(|c| belongs(c, deployment)).collect())
     }
 
-    /// Containers of a deployment that no conversation ever had.
+    /// Running containers of a deployment that no conversation ever had.
     ///
     /// # Errors
     /// The engine does not answer.
     pub async fn unadopted(&self, deployment: &str) -> Result<Vec<String>> {
-        let mut names: Vec<String> = self
-            .containers(deployment)
-            .await?
-            .iter()
-            .filter_map(name)
-            .collect();
-        names.retain(|name| name.starts_with("grs-"));
-        Ok(names)
+        let mut containers = self.containers(deployment).await?;
+        containers.retain(|container| container.state == Some(ContainerSummaryStateEnum::RUNNING));
+        Ok(containers.iter().filter_map(name).filter(|name| name.starts_with("grs-")).collect())
     }
 
     /// Removes every container of a deployment.

@@ -19,6 +19,9 @@ use crate::{Client, Docker, Era};
 /// How long a server may take to become ready: it may have to prepare the image and boot on a busy machine.
 const READY: Duration = Duration::from_secs(120);
 
+/// How long a warm sandbox whose server was killed may take to end itself: 30 s, and a busy machine.
+const ENDS_ITSELF: Duration = Duration::from_secs(90);
+
 /// What a test configures; the rest is the product's defaults.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -51,6 +54,7 @@ pub struct Greenroom {
     port: u16,
     deployment: String,
     swept: bool,
+    killed: bool,
 }
 
 impl Greenroom {
@@ -80,6 +84,7 @@ impl Greenroom {
             port,
             deployment,
             swept: false,
+            killed: false,
         };
         server.ready().await?;
         Ok(server)
@@ -104,6 +109,7 @@ impl Greenroom {
             deployment: self.deployment.clone(),
             // Its sandboxes are swept with those of the first server.
             swept: true,
+            killed: false,
         };
         server.ready().await?;
         Ok(server)
@@ -174,7 +180,7 @@ impl Greenroom {
     /// # Errors
     /// It does not come up again.
     pub async fn kill_and_restart(&mut self) -> Result<()> {
-        self.child.kill().await?;
+        self.kill().await?;
         self.child = spawn(self.home.path(), &["serve"])?;
         self.ready().await
     }
@@ -184,6 +190,7 @@ impl Greenroom {
     /// # Errors
     /// It was gone already.
     pub async fn kill(&mut self) -> Result<()> {
+        self.killed = true;
         Ok(self.child.kill().await?)
     }
 
@@ -266,10 +273,19 @@ impl Greenroom {
     pub async fn finish(mut self) -> Result<()> {
         self.stop().await?;
         let docker = Docker::connect().await?;
+        // What a killed server had warm ends by itself, half a minute after it.
+        let gone = async {
+            while !docker.unadopted(&self.deployment).await?.is_empty() {
+                sleep(Duration::from_millis(200)).await;
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        let patience = if self.killed { ENDS_ITSELF } else { Duration::from_secs(1) };
+        let gone = timeout(patience, gone).await;
         let warm = docker.unadopted(&self.deployment).await?;
         docker.sweep(&self.deployment).await?;
         self.swept = true;
-        if !warm.is_empty() {
+        if gone.is_err() {
             bail!(
                 "left behind by a server that ended: {warm:?}; its log:\n{}",
                 self.log()

@@ -315,7 +315,9 @@ async fn more_claims_than_may_wait_are_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_waits_in_vain_hears_what_for() {
     let engine = slow(15_000);
-    let bench = Bench::start(&engine, pool_spec(0, 8));
+    let mut spec = pool_spec(0, 8);
+    spec.claim_wait = Duration::from_secs(10);
+    let bench = Bench::start(&engine, spec);
     let began = Instant::now();
     let late = bench.claim().await.unwrap_err();
     assert_eq!(began.elapsed(), Duration::from_secs(10));
