@@ -47,7 +47,11 @@ impl Docker {
     pub async fn unadopted(&self, deployment: &str) -> Result<Vec<String>> {
         let mut containers = self.containers(deployment).await?;
         containers.retain(|container| container.state == Some(ContainerSummaryStateEnum::RUNNING));
-        Ok(containers.iter().filter_map(name).filter(|name| name.starts_with("grs-")).collect())
+        Ok(containers
+            .iter()
+            .filter_map(name)
+            .filter(|name| name.starts_with("grs-"))
+            .collect())
     }
 
     /// Removes every container of a deployment.

@@ -280,7 +280,11 @@ impl Greenroom {
             }
             Ok::<_, anyhow::Error>(())
         };
-        let patience = if self.killed { ENDS_ITSELF } else { Duration::from_secs(1) };
+        let patience = if self.killed {
+            ENDS_ITSELF
+        } else {
+            Duration::from_secs(1)
+        };
         let gone = timeout(patience, gone).await;
         let warm = docker.unadopted(&self.deployment).await?;
         docker.sweep(&self.deployment).await?;

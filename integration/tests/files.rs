@@ -74,6 +74,13 @@ os.chdir('/mnt/data'); 'made'
         "{:?}",
         list.text
     );
+    assert!(
+        list.text.chars().count() < 30_000,
+        "a listing keeps the text budget"
+    );
+    let list = client
+        .call("list_files", json!({ "conversation_id": id }))
+        .await?;
     let files = list.meta["files"].as_array().cloned().unwrap_or_default();
     let sparse = files.iter().find(|file| file["path"] == "sparse");
     assert_eq!(

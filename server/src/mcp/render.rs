@@ -227,5 +227,5 @@ const fn reason_name(reason: RestartReason) -> &'static str {
 
 /// A path as callers see it. The agent sends paths relative to the work directory.
 fn absolute(path: &str) -> String {
-    format!("{WORK_DIR}/{}", text::plain(path))
+    format!("{WORK_DIR}/{}", text::name(path))
 }

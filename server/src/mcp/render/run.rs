@@ -11,7 +11,7 @@ use greenroom_tool_schemas::{self as schemas, ErrorMeta, FileMeta, RunMeta, Stre
 use super::{
     super::transcript::{Captured, Display, Stage, Transcript},
     ANSWER_BYTES, Answer, Heading, Image, Session, absolute,
-    text::{cut, plain, share, size, span},
+    text::{cut, name, share, size, span},
 };
 use crate::config::ErrorStyle;
 
@@ -403,12 +403,12 @@ fn tail(outcome: Option<&RunOutcome>, notes: &[String]) -> String {
         tail.push_str("\n\nfiles:");
         for file in files {
             let _ = match file.change {
-                FileChangeKind::Deleted => write!(tail, "\n  deleted {}", plain(&file.path)),
+                FileChangeKind::Deleted => write!(tail, "\n  deleted {}", name(&file.path)),
                 FileChangeKind::Created => {
-                    write!(tail, "\n  created {} ({})", plain(&file.path), size(file.size))
+                    write!(tail, "\n  created {} ({})", name(&file.path), size(file.size))
                 }
                 FileChangeKind::Modified => {
-                    write!(tail, "\n  changed {} ({})", plain(&file.path), size(file.size))
+                    write!(tail, "\n  changed {} ({})", name(&file.path), size(file.size))
                 }
             };
         }

@@ -434,10 +434,16 @@ fn files_are_listed_with_their_sizes() {
         omitted: 1234,
     };
     assert_eq!(
-        listed(&existing(), "", &list).text,
+        listed(&existing(), "", &list, 1000).text,
         "4 entries in /mnt/data · session: existing\na/\na/b.csv (2.0 KiB)\nl (symbolic link)\np (neither file nor folder)\n\
          … at least 1,234 more are not listed: name a folder below"
     );
+    let cut = listed(&existing(), "", &list, 25);
+    assert_eq!(
+        cut.text,
+        "4 entries in /mnt/data · session: existing\na/\na/b.csv (2.0 KiB)\n… at least 1,236 more are not listed: name a folder below"
+    );
+    assert_eq!(cut.meta.files.map(|files| files.len()), Some(2));
     let none = heading(Session::None, Tell::Yes).sentence("nothing to list", "There is no sandbox.");
     assert_eq!(
         none.text,

@@ -22,6 +22,22 @@ pub(super) fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// A file's name on one line: whatever would drive a terminal or begin another line is escaped.
+pub(super) fn name(path: &str) -> Cow<'_, str> {
+    if !path.contains(char::is_control) {
+        return Cow::Borrowed(path);
+    }
+    let mut out = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// A text within a budget of characters, and whether anything is missing from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Cut {
@@ -224,6 +240,17 @@ mod tests {
             ("\u{1b}[31mred\u{7}\u{9b}", "[31mred"),
         ] {
             assert_eq!(plain(text), shown);
+        }
+    }
+
+    #[test]
+    fn a_name_stays_on_its_line() {
+        for (path, shown) in [
+            ("a b.txt", "a b.txt"),
+            ("two\nlines", "two\\nlines"),
+            ("\x1b[31mred", "\\u{1b}[31mred"),
+        ] {
+            assert_eq!(name(path), shown);
         }
     }
 

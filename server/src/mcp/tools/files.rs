@@ -77,7 +77,12 @@ impl Tools {
         let list = session.guest.list_files(path.as_str(), depth).await;
         let list = list.map_err(|error| refused(&session, about(path, &error)))?;
         Ok(Outcome {
-            answer: render::listed(&call.found(&session), path.as_str(), &list),
+            answer: render::listed(
+                &call.found(&session),
+                path.as_str(),
+                &list,
+                self.config.limits.output_chars,
+            ),
             news: None,
         })
     }
