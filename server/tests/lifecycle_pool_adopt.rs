@@ -97,13 +97,16 @@ async fn a_rename_of_which_nobody_heard_is_looked_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rename_in_doubt_is_neither_undone_nor_used_twice() {
-    for fault in [Fault::Refused, Fault::Hangs] {
+    for fault in [Fault::Refused, Fault::Hangs, Fault::Panics] {
         let (engine, bench) = bench(1).await;
         engine.script(Op::Adopt, [fault]);
         let claim = bench.claim().await.unwrap();
         let id = claim.id().clone();
         let doubt = claim.adopt(&session("conversation")).await.unwrap_err();
-        assert!(matches!(doubt, AdoptError::Unknown(_)), "{doubt:?}");
+        assert!(
+            matches!(doubt, AdoptError::Unknown(_) | AdoptError::Broken),
+            "{doubt:?}"
+        );
         let census = bench.settled().await;
         assert_eq!((census.counts.let_go, census.counts.gone), (1, 0));
         assert!(ids(&bench.listed().await).contains(&id), "it may be somebody's");

@@ -33,6 +33,7 @@ async fn whatever_call_fails_and_however_the_pool_fills_and_leaves_nothing() {
     ];
     let faults = [
         Fault::Refused,
+        Fault::Panics,
         Fault::Hangs,
         Fault::HappensUnheard,
         Fault::HappensLate(5 * SECOND),

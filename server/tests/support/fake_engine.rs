@@ -198,6 +198,7 @@ impl FakeEngine {
                 what: op.name(),
                 reason: "scripted".to_owned(),
             }),
+            Fault::Panics => panic!("scripted"),
             Fault::NoImage => Err(EngineError::NoImage {
                 image: "scripted".to_owned(),
                 reason: "no such image".to_owned(),

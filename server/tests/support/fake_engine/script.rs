@@ -44,6 +44,8 @@ pub enum Fault {
     None,
     /// It is refused and has no effect.
     Refused,
+    /// It panics: a bug of the engine's.
+    Panics,
     /// It is refused: there is no such image any more.
     NoImage,
     /// It has no effect, and ends at its deadline.
