@@ -8,16 +8,21 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header::ALLOW};
+use http::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
+};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
 };
 use serde::Deserialize;
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,6 +37,13 @@ const VERSION_HEADER: &str = "mcp-protocol-version";
 
 /// The era without `initialize` and sessions.
 const MODERN: &str = "2026-07-28";
+
+/// An open stream says something at least this often, or proxies and clients take it for dead. It is ours and not
+/// rmcp's, whose timer mixes two clocks and so cannot be tested on the paused one.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What it says: a comment, which no client shows.
+const COMMENT: &[u8] = b":\n\n";
 
 /// The endpoint. Clones share it.
 #[derive(Clone)]
@@ -72,6 +84,7 @@ impl Endpoint {
             StreamableHttpServerConfig::default()
                 .disable_allowed_hosts()
                 .disable_allowed_origins()
+                .with_sse_keep_alive(None)
                 .with_max_request_body_bytes(limit)
                 .with_cancellation_token(streams.clone())
         };
@@ -125,7 +138,12 @@ impl Endpoint {
         if let Some(id) = header(response.headers(), HEADER) {
             self.transports.own(id, principal);
         }
-        response.map(|body| Answered { body, delivery })
+        let streams = header(response.headers(), CONTENT_TYPE.as_str()) == Some("text/event-stream");
+        response.map(|body| Answered {
+            body,
+            delivery,
+            silence: streams.then(|| Box::pin(sleep(KEEP_ALIVE))),
+        })
     }
 }
 
@@ -201,6 +219,8 @@ impl std::fmt::Debug for Endpoint {
 pub struct Answered {
     body: BoxBody<Bytes, Infallible>,
     delivery: Delivery,
+    /// Until the next comment, in a stream of events.
+    silence: Option<Pin<Box<Sleep>>>,
 }
 
 impl Body for Answered {
@@ -211,9 +231,20 @@ impl Body for Answered {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        let frame = match (polled, &mut self.silence) {
+            (Poll::Ready(frame), _) => frame,
+            (Poll::Pending, None) => return Poll::Pending,
+            (Poll::Pending, Some(silence)) => {
+                ready!(silence.as_mut().poll(context));
+                Some(Ok(Frame::data(Bytes::from_static(COMMENT))))
+            }
+        };
         if frame.is_none() {
             self.delivery.arrived();
+        }
+        if let Some(silence) = &mut self.silence {
+            silence.as_mut().reset(Instant::now() + KEEP_ALIVE);
         }
         Poll::Ready(frame)
     }
