@@ -55,7 +55,7 @@ impl Front {
 
     /// A tool call of the modern era.
     pub async fn call(&self, tool: &str, arguments: Value) -> Answer {
-        Answer::of(Reply::read(self.send(modern(tool, arguments)).await).await)
+        Answer::of(&Reply::read(self.send(modern(tool, arguments)).await).await)
     }
 
     /// Runs a script of the scripted kernel.
@@ -100,7 +100,7 @@ impl Front {
     /// Runs a script by a legacy session, without a conversation id.
     pub async fn legacy_run(&self, session: Option<&str>, code: &str) -> Answer {
         let params = json!({ "name": "execute_code", "arguments": { "code": code } });
-        Answer::of(self.legacy(session, request("tools/call", params)).await)
+        Answer::of(&self.legacy(session, request("tools/call", params)).await)
     }
 
     /// Ends the test; its conversations are removed as an operator would.
@@ -158,7 +158,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn of(reply: Reply) -> Self {
+    fn of(reply: &Reply) -> Self {
         let result = &reply
             .messages
             .last()
