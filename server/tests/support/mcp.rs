@@ -186,10 +186,18 @@ impl Answer {
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "callers hand over what they have just made"
+)]
 fn request(method: &str, params: Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params })
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "callers hand over what they have just made"
+)]
 fn post(message: Value) -> Request<Bytes> {
     Request::post("http://localhost/mcp")
         .header("content-type", "application/json")
