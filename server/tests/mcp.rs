@@ -1,5 +1,7 @@
 //! What callers hear over MCP: stories over the fake engine with real agents, on the paused clock.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::time::Duration;

@@ -1,5 +1,10 @@
 //! An MCP client of the least kind: one HTTP request in, the messages of its answer out, without a socket.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "callers hand over what they have just made"
+)]
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -186,18 +191,10 @@ impl Answer {
     }
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "callers hand over what they have just made"
-)]
 fn request(method: &str, params: Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params })
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "callers hand over what they have just made"
-)]
 fn post(message: Value) -> Request<Bytes> {
     Request::post("http://localhost/mcp")
         .header("content-type", "application/json")
