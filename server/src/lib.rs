@@ -6,6 +6,41 @@
 //! each, the **guest** is this server's client of it over a **channel**. A **kernel** runs code, a **run** is one
 //! execution and its outcome. A call finds its session `new`, `existing` or `restarted`.
 //!
+//! # The way of a call
+//! ```text
+//! POST /mcp  tools/call execute_code
+//!   http          limits, Host and Origin → Principal
+//!   mcp::endpoint which era, which transport session
+//!   mcp::tools    which conversation, which pool; arguments parsed once into types
+//!   sessions      a cached guest that is open and has nothing to tell → existing
+//!                 else find, decide, act: claim a warm sandbox, adopt it, lease it → new · restarted(why)
+//!   guest         POST /runs over the open channel ─▶ agent: kernel.run(code) ─▶ events
+//!   mcp::render   the one place that shapes answers
+//! ```
+//! A hot call is one HTTP request, one HTTP/2 request over an exec stream and one exchange over a pipe inside.
+//!
+//! # Rooms
+//! | module | owns |
+//! |---|---|
+//! | [`config`] | `greenroom.toml`, `GREENROOM_*` and flags as one typed value; every problem at once |
+//! | [`conversation`] | ids, principals, and the HMAC that names a session |
+//! | [`sessions`] | session name → open guest; single flight; what a caller must hear |
+//! | [`pool`] | warm sandboxes: one keeper task with a pure ledger, claims in turn, the sweep |
+//! | [`guest`] | HTTP/2 to an agent; everything from inside is bounded here |
+//! | [`engine`] | the seam to what makes sandboxes, and Docker behind it |
+//! | [`mcp`] | tools, which conversation a call belongs to, answers, transports |
+//! | [`http`] | the listener, its limits, health, readiness, metrics |
+//! | [`serve`] | wires them, and shuts them down in order |
+//! | [`doctor`] | boots one sandbox and says what is wrong with a host |
+//!
+//! The other half of the house is inside the sandboxes: `sandbox-images/agent` is PID 1 there, and
+//! `sandbox-images/protocol` is what both halves say to each other.
+//!
+//! # What is absent
+//! No database: the engine's names are the record, the sandbox's own lease is the clock. No scheduler: one engine
+//! is one pool of places. No reset of a used sandbox. No lock across an await. Not yet: authentication (so
+//! loopback only), HTTP+SSE of 2024, REST, archives of files.
+//!
 //! # Who may use whom
 //! ```text
 //! mcp, http → sessions → pool → sandbox → { guest → protocol, engine }
