@@ -21,8 +21,10 @@ use crate::{
     errand::Errand,
 };
 
-/// How long one image may take: a large one takes under a second.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one image may take: a large one takes under a second of an idle processor.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Seconds of processor time that one image may take.
+const PROCESSOR: u64 = 10;
 /// Address space of the child: a decoded image of [`PIXELS`], twice, and some room.
 const MEMORY: u64 = 1 << 30;
 /// Longest side that is looked at: 16 times what is sent.
@@ -74,7 +76,7 @@ fn mime(bytes: &[u8]) -> Option<&'static str> {
 pub(crate) fn errand(path: &Path) -> io::Result<()> {
     for (resource, limit) in [
         (Resource::As, MEMORY),
-        (Resource::Cpu, PATIENCE.as_secs()),
+        (Resource::Cpu, PROCESSOR),
         (Resource::Core, 0),
     ] {
         let limit = Some(limit);

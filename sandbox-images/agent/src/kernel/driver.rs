@@ -66,8 +66,8 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync + 'static {
     /// What begins a run. It is answered by [`Reply::Done`], if the process lives.
     fn request(&mut self, run: &Request<'_>) -> String;
 
-    /// What is said on the line, with another interrupt, each [`REMINDER`] of a run that was interrupted, for
-    /// a process that can miss the first one, or whose answer it can hit.
+    /// What is said on the line, each [`REMINDER`], for a process that can lose a line to an interrupt: while
+    /// the code has not begun; and, with another interrupt, since it can miss one too, once it was interrupted.
     fn remind(&self) -> Option<String> {
         None
     }
@@ -320,7 +320,8 @@ impl<D: Dialect> Kernel for Driver<D> {
             displays: 0,
             display_bytes: 0,
             memory_peak: 0,
-            interrupted_ticks: 0,
+            began: false,
+            waiting_ticks: 0,
         };
         let end = {
             let spill = |stream: &str| {
@@ -370,7 +371,8 @@ struct Session<'a, D> {
     displays: u32,
     display_bytes: usize,
     memory_peak: u64,
-    interrupted_ticks: u32,
+    began: bool,
+    waiting_ticks: u32,
 }
 
 /// How following a run ended.
@@ -405,15 +407,27 @@ impl<D: Dialect> Session<'_, D> {
             stale: self.control.is_interrupted(),
         });
         self.control.enter(Phase::Sent);
-        tokio::select! {
-            // A line that is broken shows in the process's death, or in reading from it.
-            _ = self.process.talk.write_all(request.as_bytes()) => {}
-            status = self.process.child.wait() => return End::Died(status),
+        loop {
+            tokio::select! {
+                // A line that is broken shows in the process's death, or in reading from it.
+                _ = self.process.talk.write_all(request.as_bytes()) => {}
+                status = self.process.child.wait() => return End::Died(status),
+            }
+            if !self.dialect.says_when_it_begins() {
+                self.begins();
+            }
+            let end = self.attend().await;
+            // Lines are taken in turn: an end without a beginning means that the code was thrown away.
+            if self.began || !matches!(end, End::Done(_)) {
+                self.control.enter(Phase::Between);
+                return end;
+            }
         }
-        if !self.dialect.says_when_it_begins() {
-            self.control.enter(Phase::Running);
-        }
-        self.attend().await
+    }
+
+    fn begins(&mut self) {
+        self.began = true;
+        self.control.enter(Phase::Running);
     }
 
     /// Waits until an interrupt of the run before has had its effect: the process may be woken by the signal
@@ -467,14 +481,16 @@ impl<D: Dialect> Session<'_, D> {
         drop(self.process.tick.try_write(b"."));
         let pid = self.process.child.pid().as_raw_nonzero().get();
         self.memory_peak = self.memory_peak.max(processes::resident(pid).unwrap_or(0));
-        if !self.control.is_interrupted() {
+        if self.began && !self.control.is_interrupted() {
             return;
         }
-        self.interrupted_ticks += 1;
-        if self.interrupted_ticks.is_multiple_of(REMINDER)
+        self.waiting_ticks += 1;
+        if self.waiting_ticks.is_multiple_of(REMINDER)
             && let Some(reminder) = self.dialect.remind()
         {
-            self.control.interrupt();
+            if self.began {
+                self.control.interrupt();
+            }
             // As for a tick.
             drop(self.process.talk.try_write(reminder.as_bytes()));
         }
@@ -488,11 +504,8 @@ impl<D: Dialect> Session<'_, D> {
             None => Err("it closed its line to the agent".to_owned()),
         };
         match reply {
-            Ok(Reply::Done(done)) => {
-                self.control.enter(Phase::Between);
-                return Some(End::Done(done));
-            }
-            Ok(Reply::Began) => self.control.enter(Phase::Running),
+            Ok(Reply::Done(done)) => return Some(End::Done(done)),
+            Ok(Reply::Began) => self.begins(),
             Ok(Reply::Shown(shown)) => self.show(shown).await,
             Ok(Reply::Ready(_) | Reply::Failed(_) | Reply::Settled | Reply::Nothing) => {}
             Err(reason) => {
