@@ -96,9 +96,9 @@ pub(crate) async fn useful(report: &mut Report, effort: Effort) -> Result<()> {
 
 /// From create to warm, and how many at a time: with an empty pool each new conversation boots its own.
 pub(crate) async fn boots(report: &mut Report, effort: Effort) -> Result<()> {
-    for (name, pool, aim) in [
-        ("without preload", "preload = []\n", "≤ 1.5 s"),
-        ("with the default preload", "", "≤ 4 s"),
+    for (name, pool, aim, rate_aim) in [
+        ("without preload", "preload = []\n", "≤ 1.5 s", "≥ 2 /s"),
+        ("with the default preload", "", "≤ 4 s", "–"),
     ] {
         let greenroom = Greenroom::start(&Config {
             warm: 0,
@@ -121,12 +121,7 @@ pub(crate) async fn boots(report: &mut Report, effort: Effort) -> Result<()> {
         });
         try_join_all(calls).await?;
         let rate = count as f64 / start.elapsed().as_secs_f64();
-        report.values(
-            format!("boots at once, {name}"),
-            "/s",
-            &[rate],
-            "≥ 2 /s without preload",
-        );
+        report.values(format!("boots at once, {name}"), "/s", &[rate], rate_aim);
         client.close().await?;
         greenroom.finish().await?;
     }
