@@ -1,8 +1,8 @@
 //! Bulk over the channel itself: the server's own guest client, a real exec stream, the real agent.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use greenroom::{
     conversation::{PoolName, hex},
     engine::{
@@ -12,7 +12,7 @@ use greenroom::{
     guest::{Guest, WriteMode},
     sandbox::{SandboxId, SandboxSpec},
 };
-use greenroom_integration::binary;
+use greenroom_integration::agent;
 use greenroom_protocol::{AgentConfig, KeyDigest, LeaseRequest};
 use tokio::time::Instant;
 
@@ -96,15 +96,4 @@ async fn transfer(
     report.values("64 MiB over the channel, up", "MB/s", &up, "≥ 100 MB/s");
     report.values("64 MiB over the channel, down", "MB/s", &down, "≥ 100 MB/s");
     Ok(())
-}
-
-/// The agent as the server finds it: beside its own binary.
-fn agent() -> Result<PathBuf> {
-    let agent = binary()?.with_file_name("greenroom-agent");
-    ensure!(
-        agent.is_file(),
-        "{} is not built: type `make agent`",
-        agent.display()
-    );
-    agent.canonicalize().context("the agent's path")
 }

@@ -9,4 +9,4 @@ mod server;
 
 pub use client::{Answer, Client, Era};
 pub use docker::Docker;
-pub use server::{Config, Greenroom, binary};
+pub use server::{Config, Greenroom, agent, binary};

@@ -344,10 +344,25 @@ fn spawn(home: &Path, arguments: &[&str]) -> Result<Child> {
 /// # Errors
 /// It is not built: says what to type.
 pub fn binary() -> Result<PathBuf> {
+    beside("greenroom")?.context("the server's binary is not built: type `make build`")
+}
+
+/// The static agent: named by `make test`, or laid beside the server's binary by `make agent`.
+///
+/// # Errors
+/// It is not built: says what to type.
+pub fn agent() -> Result<PathBuf> {
+    match std::env::var_os("GREENROOM_AGENT") {
+        Some(named) => Ok(named.into()),
+        None => beside("greenroom-agent")?.context("the agent is not built: type `make agent`"),
+    }
+}
+
+/// Tests lie in `deps`, a folder below the binaries; a bench lies among them.
+fn beside(name: &str) -> Result<Option<PathBuf>> {
     let own = std::env::current_exe()?;
-    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("greenroom"));
-    let found = beside.into_iter().find(|path| path.is_file());
-    found.with_context(|| "the server's binary is not built: type `make build`".to_owned())
+    let mut places = own.ancestors().skip(1).take(2).map(|dir| dir.join(name));
+    Ok(places.find(|path| path.is_file()))
 }
 
 fn free_port() -> Result<u16> {

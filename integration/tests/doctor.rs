@@ -1,13 +1,11 @@
 //! `greenroom doctor` on a host that is well, and on configurations that are not.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context as _, Result};
 use greenroom::{
     config::{Inputs, Loaded},
     doctor,
 };
-use greenroom_integration::Docker;
+use greenroom_integration::{Docker, agent};
 
 /// The doctor's report under a configuration, and what is left of it on the engine.
 async fn report(toml: &str) -> Result<(doctor::Report, usize)> {
@@ -26,7 +24,7 @@ async fn report(toml: &str) -> Result<(doctor::Report, usize)> {
     let text = format!(
         "state_dir = {:?}\nagent = {:?}\n[engine]\ndeployment = \"it-{deployment}\"\n{toml}",
         state.path().display().to_string(),
-        agent().display().to_string(),
+        agent()?.display().to_string(),
     );
     let inputs = Inputs {
         text,
@@ -38,18 +36,6 @@ async fn report(toml: &str) -> Result<(doctor::Report, usize)> {
     let report = doctor::run(&loaded.config).await;
     let left = docker.containers(&deployment).await?.len();
     Ok((report, left))
-}
-
-/// The static agent: named by `make test`, or laid beside the test's own directory by `make agent`.
-fn agent() -> PathBuf {
-    std::env::var_os("GREENROOM_AGENT").map_or_else(
-        || {
-            let mine = std::env::current_exe().unwrap_or_default();
-            let debug = mine.ancestors().nth(2).unwrap_or(Path::new("."));
-            debug.join("greenroom-agent")
-        },
-        PathBuf::from,
-    )
 }
 
 #[tokio::test]

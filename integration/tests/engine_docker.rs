@@ -37,7 +37,7 @@ use greenroom::{
     },
     sandbox::{SandboxId, SandboxSpec},
 };
-use greenroom_integration::Docker;
+use greenroom_integration::{Docker, agent};
 use greenroom_protocol::AgentConfig;
 use tokio::time::{sleep, timeout};
 
@@ -118,27 +118,16 @@ async fn on_docker(test: impl AsyncFnOnce(&Bed) -> Result<()>) -> Result<()> {
     }
 }
 
+#[expect(clippy::expect_used, reason = "a test fails by panicking")]
 fn config(fingerprint: &str, deployment: &str) -> DockerConfig {
     DockerConfig {
         socket: "unix:///var/run/docker.sock".to_owned(),
         fingerprint: fingerprint.to_owned(),
         deployment: deployment.to_owned(),
         creator: "contract".to_owned(),
-        agent: agent(),
+        agent: agent().expect("the agent is built"),
         cgroup_parent: "greenroom".to_owned(),
     }
-}
-
-/// The static agent: named by `make test`, or laid beside the test's own directory by `make agent`.
-fn agent() -> PathBuf {
-    std::env::var_os("GREENROOM_AGENT").map_or_else(
-        || {
-            let mine = std::env::current_exe().unwrap_or_default();
-            let debug = mine.ancestors().nth(2).unwrap_or(Path::new("."));
-            debug.join("greenroom-agent")
-        },
-        PathBuf::from,
-    )
 }
 
 #[expect(clippy::expect_used, reason = "a test fails by panicking")]

@@ -1,10 +1,6 @@
 //! The pool over a real engine: it fills, serves a burst, replaces what dies, and leaves nothing.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::try_join_all;
@@ -30,25 +26,13 @@ async fn engine() -> Result<Arc<dyn Engine>> {
         fingerprint,
         deployment: "pool-test".to_owned(),
         creator: "pool-test".to_owned(),
-        agent: agent(),
+        agent: greenroom_integration::agent()?,
         cgroup_parent: "greenroom".to_owned(),
     };
     let engine = DockerEngine::connect(config).await;
     Ok(Arc::new(
         engine.context("no Docker engine answers: type `make setup`")?,
     ))
-}
-
-/// The static agent: named by `make test`, or laid beside the test's own directory by `make agent`.
-fn agent() -> PathBuf {
-    std::env::var_os("GREENROOM_AGENT").map_or_else(
-        || {
-            let mine = std::env::current_exe().unwrap_or_default();
-            let debug = mine.ancestors().nth(2).unwrap_or(Path::new("."));
-            debug.join("greenroom-agent")
-        },
-        PathBuf::from,
-    )
 }
 
 fn spec(warm: usize, max: usize) -> Result<PoolSpec> {
