@@ -1,13 +1,19 @@
 //! The engine seen from outside: what a deployment left on it, and how to break it.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 use bollard::{
-    Docker as Api,
+    API_DEFAULT_VERSION, Docker as Api,
     models::{ContainerSummary, ContainerSummaryStateEnum},
     query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
 };
+
+/// For one request to a private engine.
+const TIMEOUT_SECONDS: u64 = 60;
 
 /// A connection to the engine that the server under test uses as well.
 #[derive(Debug)]
@@ -26,6 +32,18 @@ impl Docker {
         Ok(Self(api))
     }
 
+    /// Connects to another engine.
+    ///
+    /// # Errors
+    /// No engine answers there.
+    pub async fn at(socket: &Path) -> Result<Self> {
+        let socket = socket.to_str().context("a path in UTF-8")?;
+        let api = Api::connect_with_unix(socket, TIMEOUT_SECONDS, API_DEFAULT_VERSION)?
+            .negotiate_version()
+            .await?;
+        Ok(Self(api))
+    }
+
     /// Every container of a deployment, by its names.
     ///
     /// # Errors
@@ -38,6 +56,18 @@ impl Docker {
             .build();
         let all = self.0.list_containers(Some(options)).await?;
         Ok(all.into_iter().filter(|c| belongs(c, deployment)).collect())
+    }
+
+    /// The engine's ids of every container of a deployment.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn ids(&self, deployment: &str) -> Result<BTreeSet<String>> {
+        let containers = self.containers(deployment).await?;
+        Ok(containers
+            .into_iter()
+            .filter_map(|container| container.id)
+            .collect())
     }
 
     /// Running containers of a deployment that no conversation ever had.

@@ -5,8 +5,11 @@
 
 mod client;
 mod docker;
+mod engine;
+mod remains;
 mod server;
 
 pub use client::{Answer, Client, Era};
 pub use docker::Docker;
+pub use engine::{LiveRestore, PrivateEngine};
 pub use server::{Config, Greenroom, agent, binary};

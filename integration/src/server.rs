@@ -14,7 +14,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{Client, Docker, Era};
+use crate::{Client, Docker, Era, remains};
 
 /// How long a server may take to become ready: it may have to prepare the image and boot on a busy machine.
 const READY: Duration = Duration::from_secs(120);
@@ -33,6 +33,17 @@ pub struct Config {
     pub pool: String,
     /// Further top-level lines and tables, before any table of the harness.
     pub top: String,
+    /// Another engine than the host's.
+    pub socket: Option<PathBuf>,
+}
+
+impl Config {
+    async fn docker(&self) -> Result<Docker> {
+        match &self.socket {
+            Some(socket) => Docker::at(socket).await,
+            None => Docker::connect().await,
+        }
+    }
 }
 
 impl Default for Config {
@@ -42,6 +53,7 @@ impl Default for Config {
             max: 8,
             pool: "preload = []\n".into(),
             top: String::new(),
+            socket: None,
         }
     }
 }
@@ -53,6 +65,7 @@ pub struct Greenroom {
     home: TempDir,
     port: u16,
     deployment: String,
+    config: Config,
     swept: bool,
     killed: bool,
 }
@@ -63,7 +76,7 @@ impl Greenroom {
     /// # Errors
     /// The binary is not built, Docker is not there (the message says what to type), or it does not get ready.
     pub async fn start(config: &Config) -> Result<Self> {
-        Docker::connect().await?;
+        config.docker().await?;
         let home = tempfile::Builder::new().prefix("greenroom-it-").tempdir()?;
         let name = home
             .path()
@@ -83,6 +96,7 @@ impl Greenroom {
             home,
             port,
             deployment,
+            config: config.clone(),
             swept: false,
             killed: false,
         };
@@ -107,6 +121,7 @@ impl Greenroom {
             home,
             port,
             deployment: self.deployment.clone(),
+            config: config.clone(),
             // Its sandboxes are swept with those of the first server.
             swept: true,
             killed: false,
@@ -269,10 +284,11 @@ impl Greenroom {
     /// that nothing else of the deployment is left.
     ///
     /// # Errors
-    /// It did not exit 0, or warm sandboxes, containers or processes were left behind.
+    /// It did not exit 0, or warm sandboxes, containers, cgroups or processes were left behind.
     pub async fn finish(mut self) -> Result<()> {
+        let docker = self.config.docker().await?;
+        let mut containers = docker.ids(&self.deployment).await?;
         self.stop().await?;
-        let docker = Docker::connect().await?;
         // What a killed server had warm ends by itself, half a minute after it.
         let gone = async {
             while !docker.unadopted(&self.deployment).await?.is_empty() {
@@ -287,6 +303,7 @@ impl Greenroom {
         };
         let gone = timeout(patience, gone).await;
         let warm = docker.unadopted(&self.deployment).await?;
+        containers.append(&mut docker.ids(&self.deployment).await?);
         docker.sweep(&self.deployment).await?;
         self.swept = true;
         if gone.is_err() {
@@ -295,7 +312,7 @@ impl Greenroom {
                 self.log()
             );
         }
-        Ok(())
+        remains::none_left(&self.deployment, &containers).await
     }
 }
 
@@ -308,12 +325,13 @@ impl Drop for Greenroom {
         // Else it would go on to boot while its sandboxes are swept.
         drop(self.child.start_kill());
         let deployment = self.deployment.clone();
+        let config = self.config.clone();
         // A thread with a runtime of its own: the test's is in the middle of unwinding.
         let sweep = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(async { Docker::connect().await?.sweep(&deployment).await })
+            runtime.block_on(async { config.docker().await?.sweep(&deployment).await })
         });
         if !matches!(sweep.join(), Ok(Ok(()))) {
             eprintln!("sandboxes of {} are left behind", self.deployment);
@@ -370,9 +388,19 @@ fn free_port() -> Result<u16> {
 }
 
 fn toml(config: &Config, state: &Path, port: u16, deployment: &str) -> String {
-    let Config { warm, max, pool, top } = config;
+    let Config {
+        warm,
+        max,
+        pool,
+        top,
+        socket,
+    } = config;
+    let socket = socket
+        .as_ref()
+        .map(|socket| format!("socket = {socket:?}\n"))
+        .unwrap_or_default();
     format!(
-        "listen = \"127.0.0.1:{port}\"\nstate_dir = {state:?}\n{top}\n[engine]\ndeployment = \"{deployment}\"\n\n\
+        "listen = \"127.0.0.1:{port}\"\nstate_dir = {state:?}\n{top}\n[engine]\ndeployment = \"{deployment}\"\n{socket}\n\
          [pool.python]\nwarm = {warm}\nmax = {max}\n{pool}",
         state = state.join("state").display().to_string(),
     )

@@ -25,7 +25,7 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use greenroom_protocol::{EndReason, LeaseState, RefusalKind, RestartReason, Standing};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
@@ -46,6 +46,9 @@ const OPENING: Duration = Duration::from_secs(90);
 const RESET: Duration = Duration::from_secs(10);
 /// Tombstones of one session that are cleared at a time. There is one, unless servers died in between.
 const TOMBSTONES: usize = 8;
+/// How long a call waits for the answer before it to be written out. A client that reads slowly, while it calls
+/// again, is told its news twice.
+const TELLING: Duration = Duration::from_millis(500);
 /// Openings that a caller waits for where others ask for the same session with other terms.
 const ROUNDS: usize = 3;
 
@@ -198,6 +201,10 @@ impl Sessions {
         if let Some(bond) = self.shared.table.serving(&name, terms.idle) {
             return Ok(self.session(name, bond));
         }
+        self.shared.news_settled(&name).await;
+        if let Some(bond) = self.shared.table.serving(&name, terms.idle) {
+            return Ok(self.session(name, bond));
+        }
         for _ in 1..ROUNDS {
             let bond = self.flight(pool, &name, terms).await?;
             // The opening may have been that of a caller with other terms.
@@ -215,6 +222,7 @@ impl Sessions {
     /// [`OpenError`].
     pub async fn look(&self, key: &SessionKey) -> Result<Option<Session>, OpenError> {
         let name = self.shared.secret.session_name(key);
+        self.shared.news_settled(&name).await;
         let id = match self.shared.table.memory(&name).and_then(|memory| memory.bond) {
             Some(bond) if bond.guest.is_open() && bond.standing == Standing::Existing => {
                 return Ok(Some(self.session(name, bond)));
@@ -303,14 +311,14 @@ impl Sessions {
 }
 
 impl Shared {
-    /// Starts an opening as a task: it goes on whoever waits for it.
+    /// An opening that becomes a task once somebody waits for it, and goes on whoever still does.
     fn take_off(self: &Arc<Self>, pool: &Pool, name: &SessionName, terms: Terms) -> Flight {
         let opening = Opening::new(Arc::clone(self), pool.clone(), name.clone(), terms);
         let landing = Landing {
             shared: Arc::clone(self),
             name: name.clone(),
         };
-        let task = tokio::spawn(async move {
+        let opening = async move {
             let open = Box::pin(timeout(OPENING, opening.open()));
             match landing.shared.closing.run_until_cancelled(open).await {
                 Some(Ok(outcome)) => outcome,
@@ -319,10 +327,23 @@ impl Shared {
                 }),
                 None => Err(OpenError::Broken),
             }
-        });
-        task.map(|outcome| outcome.unwrap_or(Err(OpenError::Broken)))
+        };
+        // Spawned at the first poll, never under the table's lock: a runtime that is shutting down drops what it is
+        // given at once, and the landing takes that lock.
+        async move { tokio::spawn(opening).await.unwrap_or(Err(OpenError::Broken)) }
             .boxed()
             .shared()
+    }
+
+    /// Waits for an answer with the session's news that is being written out.
+    ///
+    /// Race: a caller that has read an answer calls again before we have seen that answer leave and the agent has
+    /// heard so. Without this, what it was just told would be told to it again: `new`, of its own variables.
+    async fn news_settled(&self, name: &SessionName) {
+        if let Some(mut telling) = self.table.told_soon(name) {
+            // Either way there is nothing more to wait for: it was told, or it will be told again.
+            let _settled = timeout(TELLING, telling.changed()).await;
+        }
     }
 
     fn remember_looked_at(&self, name: &SessionName, bond: &Bond) {
@@ -365,6 +386,17 @@ impl Drop for Landing {
 }
 
 impl Session {
+    /// An answer that says `standing` is on its way: calls that come meanwhile wait for it a little.
+    #[must_use]
+    pub fn telling(self, standing: Standing) -> Telling {
+        let under_way = self.shared.table.telling(&self.name);
+        Telling {
+            session: self,
+            standing,
+            _under_way: under_way,
+        }
+    }
+
     /// An answer that said `standing` was written out. News of a loss is repeated until then, here and on every
     /// other server; from now on the session is an existing one.
     ///
@@ -382,6 +414,30 @@ impl Session {
             self.shared.clear_tombstones(&self.name, self.guest.id()).await?;
         }
         Ok(())
+    }
+}
+
+/// News of a session on its way to a caller. Dropped before it has arrived, it is told again.
+#[derive(Debug)]
+pub struct Telling {
+    session: Session,
+    standing: Standing,
+    _under_way: watch::Sender<()>,
+}
+
+impl Telling {
+    /// The answer was written out: see [`Session::told`].
+    ///
+    /// # Errors
+    /// [`OpenError`]: the news will be told again.
+    pub async fn told(self) -> Result<(), OpenError> {
+        self.session.told(&self.standing).await
+    }
+
+    /// The session that it is about.
+    #[must_use]
+    pub const fn session(&self) -> &SessionName {
+        &self.session.name
     }
 }
 

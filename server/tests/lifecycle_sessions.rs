@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use greenroom::{
     conversation::{PoolName, SessionKey},
     engine::{Engine, Place},
@@ -44,6 +44,30 @@ async fn a_conversation_is_new_once_and_exists_from_then_on() {
     assert_ne!(one.open("cake").await.guest.id(), first.guest.id());
     two.stop().await;
     end(&engine, one, &["tea", "cake"]).await;
+}
+
+/// A caller that has read its answer may call again before the server has seen that answer leave.
+#[tokio::test(start_paused = true)]
+async fn a_call_waits_for_the_answer_before_it_to_be_told() {
+    let engine = FakeEngine::new();
+    let server = Server::start(&engine, "one");
+    let first = server.open("tea").await;
+    let telling = first.clone().telling(Standing::New);
+    let told = async {
+        sleep(Duration::from_millis(100)).await;
+        telling.told().await.unwrap();
+    };
+    let (next, ()) = join(server.open("tea"), told).await;
+    assert_eq!(next.standing, Standing::Existing);
+    // An answer that never arrives holds nobody up, and its news is told again.
+    let other = server.open("cake").await;
+    drop(other.clone().telling(Standing::New));
+    assert_eq!(server.open("cake").await.standing, Standing::New);
+    // Nor does one that takes its time.
+    let slow = other.telling(Standing::New);
+    assert_eq!(server.open("cake").await.standing, Standing::New);
+    drop(slow);
+    end(&engine, server, &["tea", "cake"]).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,14 +6,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use greenroom_protocol::Standing;
 use http::HeaderMap;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     conversation::{ConversationId, Principal, SessionKey},
-    sessions::Session,
+    sessions::Telling,
 };
 
 /// One call's circumstances.
@@ -102,18 +101,16 @@ impl Carrier {
 
 /// News that an answer carries: to be acknowledged once the answer has been written out, and not before, so that
 /// a loss is told again where the answer never arrived.
-#[derive(Clone, Debug)]
-pub(super) struct News {
-    pub session: Session,
-    pub standing: Standing,
-}
+#[derive(Debug)]
+pub(super) struct News(pub Telling);
 
 impl News {
     /// Acknowledges in the background. If that fails the news is told again, which is the safe side.
     pub(super) fn told(self) {
         tokio::spawn(async move {
-            if let Err(error) = self.session.told(&self.standing).await {
-                tracing::debug!(session = self.session.name.short(), %error, "the news will be told again");
+            let session = self.0.session().clone();
+            if let Err(error) = self.0.told().await {
+                tracing::debug!(session = session.short(), %error, "the news will be told again");
             }
         });
     }

@@ -397,10 +397,7 @@ impl Call<'_> {
 fn with_news(answer: Answer, session: Session, standing: &Standing) -> Outcome {
     let news = match standing {
         Standing::Existing => None,
-        Standing::New | Standing::Restarted { .. } => Some(News {
-            session,
-            standing: standing.clone(),
-        }),
+        Standing::New | Standing::Restarted { .. } => Some(News(session.telling(standing.clone()))),
     };
     Outcome { answer, news }
 }

@@ -10,6 +10,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, Shared};
 use greenroom_protocol::{RestartReason, Standing};
+use tokio::sync::watch;
 
 use super::OpenError;
 use crate::{conversation::SessionName, guest::Guest, sandbox::SandboxId};
@@ -57,6 +58,7 @@ struct Entry {
 struct Inner {
     entries: HashMap<SessionName, Entry>,
     flights: HashMap<SessionName, Flight>,
+    tellings: HashMap<SessionName, watch::Receiver<()>>,
     look_ups: u64,
 }
 
@@ -115,6 +117,20 @@ impl Table {
         {
             bond.standing = Standing::Existing;
         }
+    }
+
+    /// An answer with news of the session is on its way. It has arrived, or never will, once the sender is gone.
+    pub(super) fn telling(&self, name: &SessionName) -> watch::Sender<()> {
+        let (under_way, done) = watch::channel(());
+        let mut inner = self.lock();
+        inner.tellings.retain(|_, telling| telling.has_changed().is_ok());
+        inner.tellings.insert(name.clone(), done);
+        under_way
+    }
+
+    /// The answer with news of the session that is on its way.
+    pub(super) fn told_soon(&self, name: &SessionName) -> Option<watch::Receiver<()>> {
+        self.lock().tellings.get(name).cloned()
     }
 
     /// The opening that is under way, or the one that `start` makes.

@@ -1,0 +1,257 @@
+//! A Docker engine of a test's own, to be killed and started again: another data root, another socket, the host's
+//! runtimes and one of its images. Nobody else's containers are on it.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
+
+use crate::Docker;
+
+/// How long an engine may take to answer, and to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The engine's image: small, with a plain Python.
+const IMAGE: &str = "greenroom/base:trixie";
+
+/// What becomes of containers while their engine is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LiveRestore {
+    /// They go on.
+    On,
+    /// An engine that is stopped stops them first.
+    Off,
+}
+
+/// A `dockerd` that belongs to one test. Ended by [`PrivateEngine::finish`], or when it is dropped.
+#[derive(Debug)]
+pub struct PrivateEngine {
+    home: TempDir,
+    child: Child,
+}
+
+impl PrivateEngine {
+    /// Starts one, and gives it its image.
+    ///
+    /// # Errors
+    /// The host has no engine, runtimes or image (the message says what to type), or it does not start.
+    pub async fn start(live_restore: LiveRestore) -> Result<Self> {
+        let info = Docker::connect().await?.api().info().await?;
+        let runtimes: HashMap<String, _> = info
+            .runtimes
+            .context("the host's engine has no runtimes: type `make setup`")?
+            .into_iter()
+            .filter(|(name, _)| name.starts_with("runsc"))
+            .collect();
+        ensure!(
+            !runtimes.is_empty(),
+            "the host's engine has no runsc: type `make setup`"
+        );
+        let home = tempfile::Builder::new().prefix("greenroom-engine-").tempdir()?;
+        let configuration = json!({ "runtimes": runtimes, "live-restore": live_restore == LiveRestore::On });
+        fs::write(home.path().join("daemon.json"), configuration.to_string())?;
+        let child = spawn(home.path())?;
+        let engine = Self { home, child };
+        engine.ready().await?;
+        engine.load().await?;
+        Ok(engine)
+    }
+
+    /// SIGKILL, and the engine again at once.
+    ///
+    /// # Errors
+    /// It does not come up again.
+    pub async fn kill_and_restart(&mut self) -> Result<()> {
+        self.child.kill().await?;
+        self.end_containerd().await?;
+        self.child = spawn(self.home.path())?;
+        self.ready().await
+    }
+
+    /// SIGTERM, as an upgrade of the engine does it, and the engine again.
+    ///
+    /// # Errors
+    /// It does not end, or does not come up again.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.terminate().await?;
+        self.child = spawn(self.home.path())?;
+        self.ready().await
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// It does not end, or something of it is left.
+    pub async fn finish(mut self) -> Result<()> {
+        self.terminate().await?;
+        self.end_containerd().await?;
+        let left = self.processes();
+        ensure!(left.is_empty(), "the engine ended and left processes {left:?}");
+        Ok(())
+    }
+
+    /// A connection to it.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn docker(&self) -> Result<Docker> {
+        Docker::at(&self.socket()).await
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.home.path().join("docker.sock")
+    }
+
+    /// The name of the image that it has.
+    #[must_use]
+    pub const fn image(&self) -> &'static str {
+        IMAGE
+    }
+
+    async fn ready(&self) -> Result<()> {
+        let answers = async {
+            while self.docker().await.is_err() {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(PATIENCE, answers)
+            .await
+            .with_context(|| format!("the engine does not start; the end of its log:\n{}", self.log()))
+    }
+
+    async fn load(&self) -> Result<()> {
+        let mut save = Command::new("docker")
+            .args(["save", IMAGE])
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let image: Stdio = save.stdout.take().context("a pipe")?.try_into()?;
+        let loaded = Command::new("docker")
+            .arg("--host")
+            .arg(format!("unix://{}", self.socket().display()))
+            .arg("load")
+            .stdin(image)
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .status();
+        ensure!(
+            timeout(PATIENCE, loaded).await??.success(),
+            "{IMAGE} could not be loaded"
+        );
+        ensure!(
+            save.wait().await?.success(),
+            "there is no {IMAGE}: type `make image`"
+        );
+        Ok(())
+    }
+
+    async fn terminate(&mut self) -> Result<()> {
+        let pid = self.child.id().context("the engine has ended already")?;
+        Command::new("kill").arg(pid.to_string()).status().await?;
+        timeout(PATIENCE, self.child.wait())
+            .await
+            .context("SIGTERM did not end the engine")??;
+        Ok(())
+    }
+
+    /// Everything that runs below its folders, by process id: its containerd, shims, and what is in its sandboxes.
+    fn processes(&self) -> Vec<i32> {
+        let home = self.home.path().display().to_string();
+        let own = fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| {
+            let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            String::from_utf8_lossy(&line).contains(&home).then_some(pid)
+        });
+        own.collect()
+    }
+
+    /// An engine that was killed leaves its containerd behind, and the next one waits in vain for its locks.
+    async fn end_containerd(&self) -> Result<()> {
+        let file = self.home.path().join("run/containerd/containerd.pid");
+        let Ok(pid) = fs::read_to_string(&file) else {
+            return Ok(());
+        };
+        let pid = pid.trim().parse()?;
+        kill(&[pid]);
+        let gone = async {
+            while self.processes().contains(&pid) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, gone)
+            .await
+            .context("the engine's containerd does not end")?;
+        // Where nobody reaps it, the next engine would take it for alive.
+        if file.exists() {
+            fs::remove_file(file)?;
+        }
+        Ok(())
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+}
+
+/// A test that failed leaves nothing behind all the same.
+impl Drop for PrivateEngine {
+    fn drop(&mut self) {
+        drop(self.child.start_kill());
+        kill(&self.processes());
+    }
+}
+
+fn kill(pids: &[i32]) {
+    let pids = pids.iter().map(ToString::to_string);
+    let _ended = std::process::Command::new("kill")
+        .arg("-KILL")
+        .args(pids)
+        .stderr(Stdio::null())
+        .status();
+}
+
+fn spawn(home: &Path) -> Result<Child> {
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(home.join("log"))?;
+    let name = home
+        .file_name()
+        .and_then(|name| name.to_str())
+        .context("a name")?;
+    Command::new("dockerd")
+        .arg("--host")
+        .arg(format!("unix://{}", home.join("docker.sock").display()))
+        .arg("--config-file")
+        .arg(home.join("daemon.json"))
+        .arg("--data-root")
+        .arg(home.join("data"))
+        .arg("--exec-root")
+        .arg(home.join("run"))
+        .arg("--pidfile")
+        .arg(home.join("pid"))
+        // Of its own also where the host's containerd serves it.
+        .args(["--containerd-namespace", name])
+        .args(["--containerd-plugins-namespace", &format!("{name}-plugins")])
+        .args(["--bridge", "none", "--iptables=false"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .context("dockerd does not start: type `make setup`")
+}

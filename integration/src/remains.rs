@@ -1,0 +1,93 @@
+//! What a deployment can leave on the host that the engine no longer lists: cgroups and shims.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use tokio::time::{sleep, timeout};
+
+/// How long the kernel and containerd may take to clear up behind containers that were removed.
+const CLEARED: Duration = Duration::from_secs(30);
+
+/// Waits until no cgroup of the deployment has a container in it and no shim of these containers runs, and
+/// removes the empty cgroup that held them.
+///
+/// # Errors
+/// Something is left after half a minute: says what.
+pub(crate) async fn none_left(deployment: &str, containers: &BTreeSet<String>) -> Result<()> {
+    let cleared = async {
+        while !left(deployment, containers)?.is_empty() {
+            sleep(Duration::from_millis(100)).await;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    match timeout(CLEARED, cleared).await {
+        Ok(outcome) => outcome?,
+        Err(_) => bail!(
+            "left on the host after the engine forgot it: {:?}",
+            left(deployment, containers)?
+        ),
+    }
+    // The server that made it was gone before the conversations' own sandboxes were.
+    for parent in parents(deployment)? {
+        fs::remove_dir(parent)?;
+    }
+    Ok(())
+}
+
+fn left(deployment: &str, containers: &BTreeSet<String>) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    for parent in parents(deployment)? {
+        for entry in fs::read_dir(parent)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                left.push(entry.path().display().to_string());
+            }
+        }
+    }
+    for process in fs::read_dir("/proc")? {
+        let process = process?.path();
+        // It may end while it is looked at.
+        let line = fs::read(process.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if containers.iter().any(|id| line.contains(id.as_str())) {
+            left.push(format!("{}: {line}", process.display()));
+        }
+    }
+    Ok(left)
+}
+
+/// The deployment's cgroup in each hierarchy: named `greenroom_<deployment>_<hash>`, where only letters and digits are
+/// kept, so this looks for what the engine is asked for and not for how it is made.
+fn parents(deployment: &str) -> Result<Vec<PathBuf>> {
+    let shown: String = deployment
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .collect();
+    let mut parents = Vec::new();
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root)?.filter_map(|entry| Some(entry.ok()?.path()));
+    for hierarchy in hierarchies.chain([root.to_owned()]) {
+        let entries = match fs::read_dir(&hierarchy) {
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let named = entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with(&format!("greenroom_{shown}_"));
+            // A hierarchy may be there under two names; the second is a symbolic link.
+            let second = hierarchy.is_symlink();
+            if named && !second {
+                parents.push(entry.path());
+            }
+        }
+    }
+    Ok(parents)
+}
