@@ -338,7 +338,8 @@ impl Guest {
     /// # Errors
     /// [`GuestError`].
     pub async fn delete_file(&self, path: &str) -> Result<Deleted, GuestError> {
-        let ask = Ask::new("to delete a file", Method::DELETE, file_target(path)?);
+        let ask = Ask::new("to delete a file", Method::DELETE, file_target(path)?)
+            .waiting(Duration::from_secs(limits::DELETE_SECS));
         self.note(ask.answer(&self.shared.bulk, SMALL).await)
     }
 

@@ -19,7 +19,7 @@ use crate::{
     kernel::Kernel,
     lease::{Lease, millis, whole_ms},
     runs::{Owners, Runs},
-    serve,
+    serve::{self, Once},
     tenure::Tenure,
 };
 
@@ -60,6 +60,7 @@ impl Agent {
             tenure: Tenure::new(Lease::new(millis(config.unbound_ms), now)),
             runs,
             files: parts.files,
+            once: Arc::default(),
             platform: parts.platform,
             connections: watch::Sender::new(0),
             phase: watch::Sender::new(Phase::Serving),
@@ -114,6 +115,7 @@ pub(crate) struct Shared {
     pub(crate) tenure: Arc<Tenure>,
     pub(crate) runs: Runs,
     pub(crate) files: Files,
+    pub(crate) once: Arc<Once>,
     platform: Platform,
     connections: watch::Sender<usize>,
     phase: watch::Sender<Phase>,

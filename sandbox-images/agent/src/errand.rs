@@ -16,6 +16,8 @@ pub const ERRAND: &str = "errand";
 pub(crate) enum Errand {
     /// `image PATH`: an image file, made small enough to send, to standard output.
     Image,
+    /// `picture SIDE`: the image on standard input, with no side longer than that, to standard output.
+    Picture,
     /// `spill PATH`: standard input into a file.
     Spill,
     /// `descent TAG`: ends what carries a kernel's tag.
@@ -23,11 +25,12 @@ pub(crate) enum Errand {
 }
 
 impl Errand {
-    const ALL: [Self; 3] = [Self::Image, Self::Spill, Self::Descent];
+    const ALL: [Self; 4] = [Self::Image, Self::Picture, Self::Spill, Self::Descent];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Image => "image",
+            Self::Picture => "picture",
             Self::Spill => "spill",
             Self::Descent => "descent",
         }
@@ -55,6 +58,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
         .and_then(|name| Errand::ALL.into_iter().find(|errand| errand.name() == name));
     let done = match (errand, arguments.get(1)) {
         (Some(Errand::Image), Some(path)) => images::errand(Path::new(path)).is_ok(),
+        (Some(Errand::Picture), Some(side)) => images::picture_errand(side).is_ok(),
         (Some(Errand::Spill), Some(path)) => output::spill_errand(Path::new(path)).is_ok(),
         (Some(Errand::Descent), Some(tag)) => descent::errand(tag),
         _ => false,

@@ -19,6 +19,7 @@ mod hands;
 mod listing;
 mod owner;
 mod path;
+mod picture;
 mod removal;
 mod transfer;
 mod upload;
@@ -33,11 +34,14 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::Stream;
-use greenroom_protocol::{Deleted, FileChange, FileEntry, FileList, Refusal, RefusalKind};
+use greenroom_protocol::{
+    Deleted, FileChange, FileEntry, FileKind, FileList, Refusal, RefusalKind, limits::DELETE_SECS,
+};
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::timeout,
+    sync::{Semaphore, mpsc, oneshot, watch},
+    task::JoinError,
+    time::{Instant, timeout},
 };
 
 pub(crate) use self::{
@@ -47,19 +51,22 @@ pub(crate) use self::{
 };
 pub use self::{
     child::serve,
+    picture::Picture,
     transfer::{ByteRange, FileRead},
 };
 use self::{
     hands::Hands,
     owner::{Order, Owner, QUEUE, Signal, Workplace},
     path::{WorkPath, bad_path},
+    removal::Removed,
     wire::{Answer, Reply, Request},
 };
 
 use crate::child::Quarters;
 
 /// A run waits this long for the look at what changed, before it and after it. The look takes a millisecond
-/// or two; but it may stand behind a large deletion, or the guest may have stopped the files process.
+/// or two; but it may stand behind a slice of a deletion or a long listing, or the guest may have stopped the
+/// files process.
 const LOOK_TIME: Duration = Duration::from_millis(500);
 
 /// Who touches the files.
@@ -93,13 +100,16 @@ pub enum WriteMode {
 ///
 /// Refusals: `BadPath` for a path that breaks a rule or leads out, `NotFound`, `Conflict` where something
 /// of another kind or another's is in the way, `TooLarge`, `DiskFull`, `Internal` where the guest keeps
-/// the files process from working. No call takes longer than 20 seconds on its own account.
+/// the files process from working. No call takes longer than 20 seconds on its own
+/// account.
 #[derive(Clone)]
 pub struct Files {
     work_dir: Arc<str>,
     orders: mpsc::Sender<Order>,
     signal: watch::Receiver<Option<Arc<Signal>>>,
     parts: Arc<AtomicU64>,
+    quarters: Option<Quarters>,
+    pictures: Arc<Semaphore>,
 }
 
 /// A point in time after which changes are asked for: see [`Files::changes_since`].
@@ -112,6 +122,10 @@ impl Files {
     /// # Errors
     /// Without a process of its own: the work directory cannot be opened.
     pub fn start(work_dir: &str, user: FileUser) -> io::Result<Self> {
+        let quarters = match &user {
+            FileUser::Own => None,
+            FileUser::Guest(quarters) => Some(quarters.clone()),
+        };
         let workplace = match user {
             FileUser::Own => Workplace::Here(Arc::new(Mutex::new(Hands::open(work_dir)?))),
             FileUser::Guest(quarters) => Workplace::Process {
@@ -135,7 +149,17 @@ impl Files {
             orders,
             signal,
             parts: Arc::default(),
+            quarters,
+            pictures: Arc::new(Semaphore::new(1)),
         })
+    }
+
+    /// The same where the agent's own user touches the files, with quarters for the children that some
+    /// requests need. Without any those are refused.
+    #[must_use]
+    pub fn in_quarters(mut self, quarters: Quarters) -> Self {
+        self.quarters = Some(quarters);
+        self
     }
 
     /// Lists a folder, everything below it, or the one file that the path names. Sorted segment by segment;
@@ -162,6 +186,23 @@ impl Files {
         FileRead::open(opened.pop().ok_or_else(off_script)?, range)
     }
 
+    /// Makes a picture of an image file, with no side longer than `side` and no more bytes than are sent.
+    ///
+    /// # Errors
+    /// See [`Files`]; `BadRequest` where it cannot be decoded.
+    pub async fn picture(&self, path: &str, side: u32) -> Result<Picture, Refusal> {
+        let path = self.parse_file(path)?;
+        let quarters = self.quarters.as_ref().ok_or_else(|| Refusal {
+            kind: RefusalKind::Internal,
+            message: "this agent has no children to decode images in".to_owned(),
+        })?;
+        let (_, mut opened) = self.ask(Request::Read { path }).await?;
+        let file = opened.pop().ok_or_else(off_script)?;
+        // One at a time: each may take much memory, and the semaphore is never closed.
+        let _turn = self.pictures.acquire().await;
+        picture::make(quarters, file, side).await
+    }
+
     /// Writes a file from a body, making the folders above it. The work goes on in a task of its own, so
     /// that a caller who goes away leaves nothing half-written: what the body did not bring is not kept.
     ///
@@ -180,23 +221,52 @@ impl Files {
                 WriteMode::Append => upload::append(&files, path, body).await,
             }
         });
-        work.await.unwrap_or_else(|error| {
-            Err(Refusal {
-                kind: RefusalKind::Internal,
-                message: format!("the write broke off: {error}"),
-            })
-        })
+        work.await.unwrap_or_else(|error| Err(broke("the write", &error)))
     }
 
-    /// Deletes a file, or a folder with all that is in it.
+    /// Deletes a file, or a folder with all that is in it: slice by slice, so that others are served in
+    /// between, and to its end, whether or not the caller waits for it.
     ///
     /// # Errors
-    /// See [`Files`]; `TooLarge` where ten seconds were not enough: the rest is still there.
+    /// See [`Files`]; `TooLarge` where [`DELETE_SECS`](greenroom_protocol::limits::DELETE_SECS) were not
+    /// enough: the rest is still there.
     pub async fn delete(&self, path: &str) -> Result<Deleted, Refusal> {
         let path = self.parse(path)?;
-        match self.ask(Request::Delete { path }).await? {
-            (Reply::Deleted(deleted), _) => Ok(deleted),
-            _ => Err(off_script()),
+        let files = self.clone();
+        let work = tokio::spawn(async move { files.delete_slices(path).await });
+        work.await
+            .unwrap_or_else(|error| Err(broke("the deletion", &error)))
+    }
+
+    async fn delete_slices(&self, path: WorkPath) -> Result<Deleted, Refusal> {
+        let until = Instant::now() + Duration::from_secs(DELETE_SECS);
+        let mut before = 0;
+        loop {
+            let slice = Request::Delete {
+                path: path.clone(),
+                before,
+            };
+            match self.ask(slice).await {
+                Ok((Reply::Deleted(Removed::Whole(deleted)), _)) => return Ok(deleted),
+                Ok((Reply::Deleted(Removed::Part(count)), _)) if Instant::now() < until => before = count,
+                Ok((Reply::Deleted(Removed::Part(count)), _)) => {
+                    return Err(Refusal {
+                        kind: RefusalKind::TooLarge,
+                        message: format!(
+                            "{path}: {count} entries were deleted in {DELETE_SECS} s, the limit; delete it again for the rest"
+                        ),
+                    });
+                }
+                // Race: between two slices somebody else has deleted what was left.
+                Err(refusal) if refusal.kind == RefusalKind::NotFound && before > 0 => {
+                    return Ok(Deleted {
+                        kind: FileKind::Directory,
+                        count: before,
+                    });
+                }
+                Err(refusal) => return Err(refusal),
+                Ok(_) => return Err(off_script()),
+            }
         }
     }
 
@@ -271,6 +341,14 @@ impl fmt::Debug for Files {
         f.debug_struct("Files")
             .field("work_dir", &self.work_dir)
             .finish_non_exhaustive()
+    }
+}
+
+/// Work in a task of its own that panicked or was aborted.
+fn broke(what: &str, error: &JoinError) -> Refusal {
+    Refusal {
+        kind: RefusalKind::Internal,
+        message: format!("{what} broke off: {error}"),
     }
 }
 

@@ -3,13 +3,16 @@
 
 use std::{
     fs,
-    io::{self, Cursor, Write},
+    io::{self, Cursor, Read, Write},
     path::Path,
     process::Stdio,
     time::Duration,
 };
 
-use greenroom_protocol::limits::{IMAGE_BYTES, IMAGE_PIXELS};
+use greenroom_protocol::{
+    Pixels,
+    limits::{IMAGE_BYTES, IMAGE_PIXELS},
+};
 use image::{
     DynamicImage, ImageFormat, ImageReader, Limits, codecs::jpeg::JpegEncoder, imageops::FilterType,
 };
@@ -22,13 +25,15 @@ use crate::{
 };
 
 /// How long one image may take: a large one takes under a second of an idle processor.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Seconds of processor time that one image may take.
 const PROCESSOR: u64 = 10;
 /// Address space of the child: a decoded image of [`PIXELS`], twice, and some room.
 const MEMORY: u64 = 1 << 30;
 /// Longest side that is looked at: 16 times what is sent.
 const PIXELS: u32 = 25_000;
+/// Bytes of a file that is looked at.
+const FILE_BYTES: u64 = 128 << 20;
 /// Qualities that are tried in turn before an image is made smaller still.
 const QUALITIES: [u8; 2] = [85, 70];
 
@@ -64,7 +69,7 @@ pub(crate) async fn sendable(quarters: &Quarters, path: &Path) -> Option<Image> 
 }
 
 /// The type of an image by its first bytes.
-fn mime(bytes: &[u8]) -> Option<&'static str> {
+pub(crate) fn mime(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [0x89, b'P', b'N', b'G', ..] => Some("image/png"),
         [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
@@ -74,6 +79,29 @@ fn mime(bytes: &[u8]) -> Option<&'static str> {
 
 /// The child's part: limits itself, then writes the image in `path` to standard output, made small enough.
 pub(crate) fn errand(path: &Path) -> io::Result<()> {
+    limit()?;
+    let small = shrink(fs::read(path)?, IMAGE_PIXELS).map_err(io::Error::other)?;
+    io::stdout().lock().write_all(&small.bytes)
+}
+
+/// The same for the image on standard input, with no side longer than `side`, and a line before it that tells
+/// the sizes.
+pub(crate) fn picture_errand(side: &str) -> io::Result<()> {
+    limit()?;
+    let side = side.parse().map_err(io::Error::other)?;
+    let mut bytes = Vec::new();
+    io::stdin().lock().take(FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let small = shrink(bytes, side).map_err(io::Error::other)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", small.pixels)?;
+    out.write_all(&small.bytes)
+}
+
+/// Bounds what this process may take, for good.
+fn limit() -> io::Result<()> {
     for (resource, limit) in [
         (Resource::As, MEMORY),
         (Resource::Cpu, PROCESSOR),
@@ -88,12 +116,17 @@ pub(crate) fn errand(path: &Path) -> io::Result<()> {
             },
         )?;
     }
-    let bytes = shrink(fs::read(path)?).map_err(io::Error::other)?;
-    io::stdout().lock().write_all(&bytes)
+    Ok(())
 }
 
-/// The same bytes if they are an image within the bounds; else one that is.
-fn shrink(bytes: Vec<u8>) -> image::ImageResult<Vec<u8>> {
+/// An image that was made small enough.
+struct Small {
+    pixels: Pixels,
+    bytes: Vec<u8>,
+}
+
+/// The same bytes if they are an image of a kind that is sent and within the bounds; else one that is.
+fn shrink(bytes: Vec<u8>, mut side: u32) -> image::ImageResult<Small> {
     let mut reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format()?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(PIXELS);
@@ -102,11 +135,18 @@ fn shrink(bytes: Vec<u8>) -> image::ImageResult<Vec<u8>> {
     reader.limits(limits);
     // All of it is decoded even if it is sent as it is: what cannot be decoded is not sent.
     let mut image = reader.decode()?;
-    if image.width().max(image.height()) <= IMAGE_PIXELS && bytes.len() <= IMAGE_BYTES {
-        return Ok(bytes);
+    let file = [image.width(), image.height()];
+    let small = |image: &DynamicImage, bytes| Small {
+        pixels: Pixels {
+            file,
+            sent: [image.width(), image.height()],
+        },
+        bytes,
+    };
+    if image.width().max(image.height()) <= side && bytes.len() <= IMAGE_BYTES && mime(&bytes).is_some() {
+        return Ok(small(&image, bytes));
     }
     drop(bytes);
-    let mut side = IMAGE_PIXELS;
     if image.width().max(image.height()) > side {
         image = image.resize(side, side, FilterType::Triangle);
     }
@@ -118,13 +158,13 @@ fn shrink(bytes: Vec<u8>) -> image::ImageResult<Vec<u8>> {
             encoded.clear();
             flat.write_with_encoder(JpegEncoder::new_with_quality(&mut encoded, quality))?;
             if encoded.len() <= IMAGE_BYTES {
-                return Ok(encoded);
+                return Ok(small(&image, encoded));
             }
         }
         side = side * 3 / 4;
         image = image.resize(side, side, FilterType::Triangle);
     }
-    Ok(encoded)
+    Ok(small(&image, encoded))
 }
 
 /// JPEG has no transparency, and what is behind a figure is paper.
@@ -167,12 +207,14 @@ mod tests {
     #[test]
     fn a_small_image_stays_as_it_is() {
         let bytes = png(noise(40, 30));
-        assert_eq!(shrink(bytes.clone()).unwrap(), bytes);
+        assert_eq!(shrink(bytes.clone(), IMAGE_PIXELS).unwrap().bytes, bytes);
     }
 
     #[test]
     fn a_wide_image_keeps_its_shape() {
-        let small = shrink(png(image::RgbImage::new(3136, 100))).unwrap();
+        let small = shrink(png(image::RgbImage::new(3136, 100)), IMAGE_PIXELS).unwrap();
+        assert_eq!(small.pixels.to_string(), "3136 100 1568 50");
+        let small = small.bytes;
         assert_eq!(mime(&small), Some("image/png"));
         let small = image::load_from_memory(&small).unwrap();
         assert_eq!((small.width(), small.height()), (IMAGE_PIXELS, 50));
@@ -180,18 +222,41 @@ mod tests {
 
     #[test]
     fn an_image_that_does_not_compress_becomes_a_jpeg_within_the_bound() {
-        let small = shrink(png(noise(400, 400))).unwrap();
+        let small = shrink(png(noise(400, 400)), IMAGE_PIXELS).unwrap().bytes;
         assert!(small.len() <= IMAGE_BYTES);
         assert_eq!(mime(&small), Some("image/jpeg"));
         assert!(image::load_from_memory(&small).is_ok());
     }
 
     #[test]
+    fn an_image_is_made_as_small_as_was_asked_for() {
+        let small = shrink(png(noise(400, 300)), 100).unwrap();
+        assert_eq!(small.pixels.sent, [100, 75]);
+        let small = image::load_from_memory(&small.bytes).unwrap();
+        assert_eq!((small.width(), small.height()), (100, 75));
+    }
+
+    #[test]
+    fn kinds_that_are_not_sent_become_one_that_is() {
+        for format in [ImageFormat::Gif, ImageFormat::WebP, ImageFormat::Bmp] {
+            let mut bytes = Vec::new();
+            DynamicImage::ImageRgba8(noise(40, 30))
+                .write_to(&mut Cursor::new(&mut bytes), format)
+                .unwrap();
+            assert_eq!(
+                mime(&shrink(bytes, IMAGE_PIXELS).unwrap().bytes),
+                Some("image/png"),
+                "{format:?}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_no_image_is_refused() {
-        assert!(shrink(b"<svg/>".to_vec()).is_err());
+        assert!(shrink(b"<svg/>".to_vec(), IMAGE_PIXELS).is_err());
         let mut cut = png(noise(40, 30));
         cut.truncate(cut.len() / 2);
-        assert!(shrink(cut).is_err());
+        assert!(shrink(cut, IMAGE_PIXELS).is_err());
     }
 
     #[test]

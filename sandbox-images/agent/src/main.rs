@@ -135,7 +135,8 @@ fn parts(config: &AgentConfig) -> anyhow::Result<Parts> {
     };
     Ok(Parts {
         files: Files::start(&config.work_dir, user)
-            .with_context(|| format!("cannot work in {}", config.work_dir))?,
+            .with_context(|| format!("cannot work in {}", config.work_dir))?
+            .in_quarters(quarters.clone()),
         kernels: kernel::all(config, quarters),
         platform,
     })

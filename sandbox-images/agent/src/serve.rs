@@ -2,6 +2,7 @@
 
 mod answer;
 mod files;
+mod once;
 mod request;
 
 use std::{sync::Arc, time::Duration};
@@ -18,6 +19,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
+pub(crate) use self::once::Once;
 use self::{
     answer::{Body, Refused, empty, events, json, refuse},
     request::{Query, body, query},

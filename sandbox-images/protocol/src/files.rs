@@ -1,5 +1,7 @@
 //! Files as they are listed.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// `GET /files`: sorted by path, bounded by [`crate::limits::LIST_ENTRIES`].
@@ -45,4 +47,34 @@ pub struct Deleted {
     pub kind: FileKind,
     /// Files and folders that went, the path itself included.
     pub count: u64,
+}
+
+/// Width and height of an image file, and of the picture that was made of it: [`crate::PIXELS_HEADER`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pixels {
+    /// Of the file.
+    pub file: [u32; 2],
+    /// As sent.
+    pub sent: [u32; 2],
+}
+
+impl Pixels {
+    /// Reads four numbers.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split(' ').map(|number| number.parse().ok());
+        let mut next = || numbers.next().flatten();
+        let pixels = Self {
+            file: [next()?, next()?],
+            sent: [next()?, next()?],
+        };
+        numbers.next().is_none().then_some(pixels)
+    }
+}
+
+impl fmt::Display for Pixels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ([width, height], [wide, high]) = (self.file, self.sent);
+        write!(f, "{width} {height} {wide} {high}")
+    }
 }

@@ -18,7 +18,8 @@
 //! | `DELETE /runs/{id}` | → 202 interrupting, 404, 409 already finished |
 //! | `GET /files?path=P&recursive=B` | → [`FileList`] |
 //! | `GET /files/{path}` (`Range: bytes=a-b`) | → bytes, 200 or 206; `x-greenroom-size` is the whole size |
-//! | `PUT /files/{path}[?append=true]` | bytes → [`FileEntry`], atomically |
+//! | `GET /files/{path}?picture=N` | → a PNG or JPEG with no side longer than `N`; `x-greenroom-pixels` are [`Pixels`] |
+//! | `PUT /files/{path}[?append=true][&once=HEX]` | bytes → [`FileEntry`], atomically; 409 where a mark `once` was used already |
 //! | `DELETE /files/{path}` | → [`Deleted`] |
 //! | `CONNECT 127.0.0.1:port` | → 200 and a byte tunnel |
 //!
@@ -40,7 +41,7 @@ mod runs;
 pub mod limits;
 
 pub use agent_config::AgentConfig;
-pub use files::{Deleted, FileEntry, FileKind, FileList};
+pub use files::{Deleted, FileEntry, FileKind, FileList, Pixels};
 pub use hello::{Hello, KernelState, KernelView, Language, Platform};
 pub use lease::{
     EndReason, Ended, KeyDigest, LeaseGrant, LeaseRequest, LeaseState, LeaseView, RestartReason, Standing,
@@ -53,7 +54,7 @@ pub use runs::{
 
 /// The version of this protocol. Guest and agent must have the same one: images are prepared by the
 /// server that uses them, so a difference means that a stale sandbox outlived an upgrade.
-pub const GENERATION: u32 = 1;
+pub const GENERATION: u32 = 2;
 
 /// Where the agent lies in every prepared image.
 pub const AGENT_PATH: &str = "/.greenroom/agent";
@@ -73,3 +74,6 @@ pub const RELAY_PREFACE: &[u8] = b"greenroom-relay connected\n";
 
 /// Header of file answers: the size of the whole file in bytes.
 pub const SIZE_HEADER: &str = "x-greenroom-size";
+
+/// Header of pictures: [`Pixels`].
+pub const PIXELS_HEADER: &str = "x-greenroom-pixels";

@@ -32,8 +32,10 @@ pub const IMAGE_PIXELS: u32 = 1568;
 pub const PATH_BYTES: usize = 1024;
 /// One segment of a path, in bytes.
 pub const NAME_BYTES: usize = 255;
-/// Entries of one listing.
-pub const LIST_ENTRIES: usize = 1000;
+/// Entries of one listing; fewer where their names are so long that [`JSON_BYTES`] is met first.
+pub const LIST_ENTRIES: usize = 10_000;
+/// A deletion works for this long at most, in seconds; what it has not deleted by then stays.
+pub const DELETE_SECS: u64 = 10;
 /// Changed files that one outcome names.
 pub const CHANGED_FILES: usize = 50;
 /// Open requests on one connection.

@@ -58,7 +58,9 @@ impl Hands {
                 }
                 Reply::Done
             }
-            Request::Delete { path } => Reply::Deleted(removal::delete(&self.beneath, &path)?),
+            Request::Delete { path, before } => {
+                Reply::Deleted(removal::delete(&self.beneath, &path, before)?)
+            }
             Request::Watch { seq } => {
                 self.journal.count_from(seq);
                 return Ok((Reply::Watching, self.journal.signal().into_iter().collect()));

@@ -4,7 +4,7 @@ use std::{collections::BinaryHeap, mem::MaybeUninit, os::fd::AsFd, time::Duratio
 
 use greenroom_protocol::{
     FileEntry, FileKind, FileList, Refusal,
-    limits::{LIST_ENTRIES, PATH_BYTES},
+    limits::{JSON_BYTES, LIST_ENTRIES, PATH_BYTES},
 };
 use rustix::{
     fd::OwnedFd,
@@ -23,6 +23,10 @@ use super::{
 const LIST_TIME: Duration = Duration::from_secs(3);
 /// Names between two looks at the clock.
 const NAMES_PER_LOOK: u64 = 512;
+/// Bytes of a listing as JSON at its worst: it must fit into one message.
+const LIST_BYTES: usize = JSON_BYTES - (64 << 10);
+/// Bytes of an entry as JSON, beside its path.
+const ENTRY_BYTES: usize = 128;
 /// Bytes of names that one system call brings.
 const NAME_BUFFER: usize = 32 << 10;
 
@@ -52,6 +56,7 @@ pub(super) fn list(beneath: &Beneath, path: &WorkPath, depth: Depth) -> Result<F
     };
     let mut listing = Listing {
         list: FileList::default(),
+        room: LIST_BYTES,
         until: Instant::now() + LIST_TIME,
     };
     let level = listing.read(folder, path.as_str()).map_err(refused)?;
@@ -61,6 +66,8 @@ pub(super) fn list(beneath: &Beneath, path: &WorkPath, depth: Depth) -> Result<F
 
 struct Listing {
     list: FileList,
+    /// Bytes that entries may still take as JSON.
+    room: usize,
     until: Instant,
 }
 
@@ -80,7 +87,7 @@ impl Listing {
                 levels.pop();
                 continue;
             };
-            if self.list.entries.len() == LIST_ENTRIES {
+            if self.list.entries.len() == LIST_ENTRIES || self.room == 0 {
                 self.list.omitted += 1;
                 continue;
             }
@@ -89,6 +96,14 @@ impl Listing {
             let Ok(stat) = statat(&level.folder, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else {
                 continue;
             };
+            // At its worst a character of a name becomes six in JSON.
+            let size = path.len() * 6 + ENTRY_BYTES;
+            if size > self.room {
+                self.room = 0;
+                self.list.omitted += 1;
+                continue;
+            }
+            self.room -= size;
             self.list.entries.push(entry(path.clone(), &stat));
             if depth == Depth::Tree
                 && kind(&stat) == FileKind::Directory

@@ -21,14 +21,13 @@ use tokio::{
 use super::{
     child::Process,
     hands::Hands,
-    removal::DELETE_TIME,
     wire::{Answer, Reply, Request},
 };
 use crate::child::Quarters;
 
 /// Requests that wait for the one under way.
 pub(super) const QUEUE: usize = 64;
-/// What is answered in microseconds, with room for a sandbox that has no processor left.
+/// What takes a fraction of a second at most, with room for a sandbox that has no processor left.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// A request, the descriptors that go with it, and where its answer goes.
@@ -170,7 +169,7 @@ impl Owner {
                     return Err(io::ErrorKind::NotConnected.into());
                 };
                 // Taken out, so that a process is dropped, and thereby killed, unless all went well.
-                let answer = timeout(request.time(), process.exchange(request, descriptors))
+                let answer = timeout(ANSWER_TIME, process.exchange(request, descriptors))
                     .await
                     .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
                 if let Err(refusal) = &answer
@@ -227,21 +226,6 @@ impl Request {
             | Self::Watch { .. }
             | Self::Mark
             | Self::Changes { .. } => 2,
-        }
-    }
-
-    fn time(&self) -> Duration {
-        match self {
-            Self::Delete { .. } => DELETE_TIME + ANSWER_TIME,
-            Self::List { .. }
-            | Self::Read { .. }
-            | Self::Create { .. }
-            | Self::Append { .. }
-            | Self::Commit { .. }
-            | Self::Discard { .. }
-            | Self::Watch { .. }
-            | Self::Mark
-            | Self::Changes { .. } => ANSWER_TIME,
         }
     }
 }

@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
-use greenroom_protocol::{Deleted, FileKind, Refusal, RefusalKind};
+use greenroom_protocol::{Deleted, FileKind, Refusal};
 use rustix::{
     fs::{AtFlags, RawDir, renameat, unlinkat},
     io::Errno,
 };
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
@@ -18,9 +19,9 @@ use super::{
     path::{PART_PREFIX, WorkPath, bad_path},
 };
 
-/// A deletion works for this long at most; what it has not deleted by then stays. The agent waits a
-/// little longer than that for its answer.
-pub(super) const DELETE_TIME: Duration = Duration::from_secs(10);
+/// A deletion works for this long at a time: a run that begins or ends waits longer than that for its look
+/// at what changed, and all that others ask of the files process goes in between.
+const SLICE: Duration = Duration::from_millis(200);
 /// Folders inside folders that are open at a time. What lies deeper is moved up first, so that neither
 /// descriptors nor the stack bound the depth that can be deleted.
 const OPEN_FOLDERS: usize = 32;
@@ -30,8 +31,18 @@ const BATCH: usize = 4096;
 /// Room for one system call's names.
 const NAME_BUFFER: usize = 8 << 10;
 
-/// Deletes what is at a path; a link itself, not what it leads to.
-pub(super) fn delete(beneath: &Beneath, path: &WorkPath) -> Result<Deleted, Refusal> {
+/// What a slice of a deletion has come to.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Removed {
+    /// Nothing is left.
+    Whole(Deleted),
+    /// So many entries are gone, and there are more.
+    Part(u64),
+}
+
+/// Deletes what is at a path, or as much of it as one slice of time allows; a link itself, not what it leads
+/// to. `before`: entries that earlier slices have deleted.
+pub(super) fn delete(beneath: &Beneath, path: &WorkPath, before: u64) -> Result<Removed, Refusal> {
     let refused = |error| refusal(error, path);
     let (folder, name, stat) = match beneath.walk(path, LastLink::Keep, MissingParents::Refuse)? {
         Place::Folder(_) => return Err(bad_path("the work directory itself cannot be deleted")),
@@ -45,23 +56,26 @@ pub(super) fn delete(beneath: &Beneath, path: &WorkPath) -> Result<Deleted, Refu
     let kind = kind(&stat);
     if kind != FileKind::Directory {
         unlinkat(&folder, name.as_slice(), AtFlags::empty()).map_err(refused)?;
-        return Ok(Deleted { kind, count: 1 });
+        return Ok(Removed::Whole(Deleted {
+            kind,
+            count: before + 1,
+        }));
     }
     let top = read_folder(folder.as_fd(), &name).map_err(refused)?;
     let mut removal = Removal {
         top: &top,
-        count: 0,
+        count: before,
         hoisted: 0,
-        until: Instant::now() + DELETE_TIME,
+        until: Instant::now() + SLICE,
     };
     let emptied = removal
         .empty(top.as_fd(), OPEN_FOLDERS)
         .and_then(|()| unlinkat(&folder, name.as_slice(), AtFlags::REMOVEDIR).map_err(Stopped::Error));
     match emptied {
-        Ok(()) => Ok(Deleted {
+        Ok(()) => Ok(Removed::Whole(Deleted {
             kind,
             count: removal.count + 1,
-        }),
+        })),
         Err(Stopped::Error(error)) => {
             let mut refusal = refused(error);
             if removal.count > 0 {
@@ -69,14 +83,7 @@ pub(super) fn delete(beneath: &Beneath, path: &WorkPath) -> Result<Deleted, Refu
             }
             Err(refusal)
         }
-        Err(Stopped::OutOfTime) => Err(Refusal {
-            kind: RefusalKind::TooLarge,
-            message: format!(
-                "{path}: {} entries were deleted in {} s, the limit; delete it again for the rest",
-                removal.count,
-                DELETE_TIME.as_secs()
-            ),
-        }),
+        Err(Stopped::OutOfTime) => Ok(Removed::Part(removal.count)),
     }
 }
 
@@ -94,7 +101,7 @@ enum Stopped {
 
 impl Removal<'_> {
     /// Deletes everything in a folder. Each batch of names is gone, or an error, before the next is read,
-    /// so this ends; a guest that makes files as fast as they are deleted runs into the deadline.
+    /// so this ends; a guest that makes files as fast as they are deleted runs out of slices.
     fn empty(&mut self, folder: BorrowedFd<'_>, levels: usize) -> Result<(), Stopped> {
         loop {
             let names = batch(folder).map_err(Stopped::Error)?;
@@ -118,10 +125,17 @@ impl Removal<'_> {
 
     fn remove_folder(&mut self, parent: BorrowedFd<'_>, name: &[u8], levels: usize) -> Result<(), Stopped> {
         if levels == 0 {
-            // Its name is one that no listing shows, in case that the time runs out here.
-            self.hoisted += 1;
-            let up = format!("{PART_PREFIX}{}-{}", std::process::id(), self.hoisted);
-            return renameat(parent, name, self.top, up.as_str()).map_err(Stopped::Error);
+            // Its name is one that no listing shows, in case that the time runs out here. What an earlier slice
+            // has moved up lies there still.
+            loop {
+                self.hoisted += 1;
+                let up = format!("{PART_PREFIX}{}-{}", std::process::id(), self.hoisted);
+                match renameat(parent, name, self.top, up.as_str()) {
+                    Err(Errno::NOTEMPTY | Errno::EXIST) if Instant::now() <= self.until => {}
+                    Err(Errno::NOTEMPTY | Errno::EXIST) => return Err(Stopped::OutOfTime),
+                    outcome => return outcome.map_err(Stopped::Error),
+                }
+            }
         }
         match read_folder(parent, name) {
             Ok(folder) => self.empty(folder.as_fd(), levels - 1)?,

@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use greenroom_protocol::{Deleted, FileChange, FileList, Refusal, limits::JSON_BYTES};
+use greenroom_protocol::{FileChange, FileList, Refusal, limits::JSON_BYTES};
 use rustix::{
     cmsg_space,
     net::{
@@ -17,7 +17,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Depth, path::WorkPath};
+use super::{Depth, path::WorkPath, removal::Removed};
 
 /// Descriptors that one message carries at most.
 const DESCRIPTORS: usize = 2;
@@ -44,8 +44,8 @@ pub(super) enum Request {
     },
     /// With a folder → [`Reply::Done`]: the file of that name is gone.
     Discard { name: Vec<u8> },
-    /// → [`Reply::Deleted`]
-    Delete { path: WorkPath },
+    /// → [`Reply::Deleted`]: one slice of it, after others that have deleted `before` entries.
+    Delete { path: WorkPath, before: u64 },
     /// → [`Reply::Watching`], with the descriptor that becomes readable once something may have changed,
     /// where the system has such a thing. Changes are counted from `seq` on.
     Watch { seq: u64 },
@@ -64,7 +64,7 @@ pub(super) enum Reply {
         name: Vec<u8>,
     },
     Done,
-    Deleted(Deleted),
+    Deleted(Removed),
     Watching,
     Changed {
         seq: u64,

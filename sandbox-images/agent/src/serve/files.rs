@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use greenroom_protocol::{RefusalKind, SIZE_HEADER};
+use greenroom_protocol::{PIXELS_HEADER, RefusalKind, SIZE_HEADER, limits::IMAGE_PIXELS};
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE},
 };
-use http_body_util::{BodyDataStream, BodyExt, StreamBody};
+use http_body_util::{BodyDataStream, BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 
 use super::{
@@ -44,23 +44,56 @@ pub(super) async fn one(
 ) -> Result<Response<Body>, Refused> {
     let path = decode(path)?;
     match *request.method() {
-        Method::GET => read(shared, &path, &request).await,
-        Method::PUT => {
-            let mode = if query(&request)?.flag("append")? {
-                WriteMode::Append
-            } else {
-                WriteMode::Replace
-            };
-            let _activity = shared.tenure.open()?;
-            let body = BodyDataStream::new(request.into_body());
-            json(StatusCode::OK, &shared.files.write(&path, mode, body).await?)
-        }
+        Method::GET => match query(&request)?.number("picture")? {
+            Some(side) => picture(shared, &path, side).await,
+            None => read(shared, &path, &request).await,
+        },
+        Method::PUT => write(shared, &path, request).await,
         Method::DELETE => {
             let _activity = shared.tenure.open()?;
             json(StatusCode::OK, &shared.files.delete(&path).await?)
         }
         _ => Err(refuse(RefusalKind::NotFound, "there is no such route")),
     }
+}
+
+async fn write(
+    shared: &Arc<Shared>,
+    path: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refused> {
+    let query = query(&request)?;
+    let mode = if query.flag("append")? {
+        WriteMode::Append
+    } else {
+        WriteMode::Replace
+    };
+    let _activity = shared.tenure.open()?;
+    let once = query
+        .value("once")
+        .map(|mark| shared.once.begin(mark))
+        .transpose()?;
+    let body = BodyDataStream::new(request.into_body());
+    let entry = shared.files.write(path, mode, body).await?;
+    if let Some(once) = once {
+        once.done();
+    }
+    json(StatusCode::OK, &entry)
+}
+
+/// A picture, which holds the lease open as any transfer does.
+async fn picture(shared: &Arc<Shared>, path: &str, side: u64) -> Result<Response<Body>, Refused> {
+    let _activity = shared.tenure.open()?;
+    let side = u32::try_from(side).unwrap_or(IMAGE_PIXELS).clamp(1, IMAGE_PIXELS);
+    let picture = shared.files.picture(path, side).await?;
+    let body = Full::new(picture.bytes.into()).map_err(|never| match never {});
+    let mut response = Response::new(body.boxed_unsync());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(picture.mime));
+    if let Ok(pixels) = HeaderValue::try_from(picture.pixels.to_string()) {
+        headers.insert(PIXELS_HEADER, pixels);
+    }
+    Ok(response)
 }
 
 async fn read(

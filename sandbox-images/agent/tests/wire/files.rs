@@ -107,6 +107,21 @@ async fn files_are_refused_with_their_kind() {
 }
 
 #[tokio::test]
+async fn an_upload_under_a_mark_is_taken_once() {
+    let bench = python();
+    let client = bench.leased().await;
+    client.put("/files/f/below?once=ab", "x").await.expect(200);
+    client.put("/files/f?once=cd", "x").await.expect(409);
+    client
+        .put("/files/g?once=cd", "refused by the folder, not by the mark")
+        .await
+        .expect(200);
+    let refusal: Refusal = client.put("/files/h?once=cd", "x").await.expect(409).json();
+    assert!(refusal.message.contains("used already"), "{}", refusal.message);
+    assert!(!bench.work_dir.path().join("h").exists());
+}
+
+#[tokio::test]
 async fn a_run_names_the_files_it_changed() {
     let bench = python();
     let client = bench.leased().await;

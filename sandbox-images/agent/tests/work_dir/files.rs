@@ -18,7 +18,10 @@ use std::{
 use bytes::Bytes;
 use futures_util::stream;
 use greenroom_agent::files::{ByteRange, Depth, FileRead, Files, WriteMode};
-use greenroom_protocol::{FileKind, RefusalKind};
+use greenroom_protocol::{
+    FileKind, RefusalKind,
+    limits::{JSON_BYTES, LIST_ENTRIES},
+};
 use tokio::time::timeout;
 
 use crate::desk::{Desk, desks, save};
@@ -405,20 +408,99 @@ async fn hostile_names_are_listed_as_they_are_or_escaped() {
 #[tokio::test]
 async fn a_listing_is_sorted_and_bounded_and_counts_the_rest() {
     for Desk { files, dir, .. } in desks() {
-        fs::create_dir(dir.path().join("d0500")).unwrap();
-        fs::write(dir.path().join("d0500/inside"), "").unwrap();
-        for n in 0..1500 {
+        fs::create_dir(dir.path().join("d00500")).unwrap();
+        fs::write(dir.path().join("d00500/inside"), "").unwrap();
+        for n in 0..LIST_ENTRIES + 500 {
             if n != 500 {
-                fs::write(dir.path().join(format!("d{n:04}")), "").unwrap();
+                fs::write(dir.path().join(format!("d{n:05}")), "").unwrap();
             }
         }
         let flat = files.list("", Depth::Folder).await.unwrap();
-        assert_eq!((flat.entries.len(), flat.omitted), (1000, 500));
+        assert_eq!((flat.entries.len(), flat.omitted), (LIST_ENTRIES, 500));
         assert!(flat.entries.is_sorted_by(|a, b| a.path < b.path));
-        assert_eq!(flat.entries[999].path, "d0999");
+        assert_eq!(flat.entries[9999].path, "d09999");
         let tree = files.list("", Depth::Tree).await.unwrap();
-        assert_eq!((tree.entries.len(), tree.omitted), (1000, 501));
-        assert_eq!(tree.entries[501].path, "d0500/inside");
+        assert_eq!((tree.entries.len(), tree.omitted), (LIST_ENTRIES, 501));
+        assert_eq!(tree.entries[501].path, "d00500/inside");
+    }
+}
+
+#[tokio::test]
+async fn a_listing_of_long_names_fits_into_a_message() {
+    for Desk { files, dir, .. } in desks() {
+        // As JSON each of these characters takes six.
+        for n in 0..LIST_ENTRIES {
+            fs::write(dir.path().join(format!("{}{n:05}", "\u{1}".repeat(250))), "").unwrap();
+        }
+        let list = files.list("", Depth::Folder).await.unwrap();
+        assert!(list.entries.len() > 4000, "{}", list.entries.len());
+        assert_eq!(list.entries.len() as u64 + list.omitted, LIST_ENTRIES as u64);
+        assert!(serde_json::to_vec(&list).unwrap().len() < JSON_BYTES);
+    }
+}
+
+#[tokio::test]
+async fn a_large_deletion_holds_nobody_up() {
+    for Desk { files, dir, .. } in desks() {
+        save(&files, "kept", "kept").await.unwrap();
+        for folder in ["many", "many/more"] {
+            save(&files, &format!("{folder}/first"), "").await.unwrap();
+            for n in 0..8_000 {
+                fs::File::create(dir.path().join(format!("{folder}/{n}"))).unwrap();
+            }
+        }
+        let going = tokio::spawn({
+            let files = files.clone();
+            async move { files.delete("many").await }
+        });
+        // Others come in between while it lasts, and after a slice of it at the latest.
+        let mut between = 0;
+        while !going.is_finished() {
+            let read = timeout(Duration::from_secs(5), read(&files, "kept"))
+                .await
+                .unwrap();
+            assert_eq!(read.unwrap(), "kept");
+            between += 1;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(going.await.unwrap().unwrap().count, 16_004);
+        assert!(between > 1, "{between}");
+        assert!(!dir.path().join("many").exists());
+    }
+}
+
+#[tokio::test]
+async fn a_picture_is_made_of_an_image_and_of_nothing_else() {
+    let Desk { files, dir, .. } = Desk::guest();
+    let image = image::RgbImage::from_fn(800, 400, |x, y| image::Rgb([(x % 256) as u8, (y % 256) as u8, 0]));
+    for name in ["i.png", "i.webp", "i.bmp"] {
+        image.save(dir.path().join(name)).unwrap();
+        let picture = files.picture(name, 100).await.unwrap();
+        assert_eq!(
+            (picture.pixels.file, picture.pixels.sent),
+            ([800, 400], [100, 50]),
+            "{name}"
+        );
+        assert_eq!(picture.mime, "image/png");
+    }
+    symlink("/etc/passwd", dir.path().join("out")).unwrap();
+    save(&files, "text", "no image").await.unwrap();
+    fs::File::create(dir.path().join("huge"))
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    for (path, kind) in [
+        ("text", RefusalKind::BadRequest),
+        ("huge", RefusalKind::BadRequest),
+        ("out", RefusalKind::BadPath),
+        ("none", RefusalKind::NotFound),
+        ("", RefusalKind::Conflict),
+    ] {
+        let refusal = timeout(PROMPT, files.picture(path, 100))
+            .await
+            .unwrap()
+            .unwrap_err();
+        assert_eq!(refusal.kind, kind, "{path}: {refusal:?}");
     }
 }
 
