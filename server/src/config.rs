@@ -120,6 +120,8 @@ impl Runtime {
 pub struct HttpConfig {
     /// `allowed_hosts`: names that `Host` may have, beside this machine's own.
     pub allowed_hosts: Vec<String>,
+    /// `sse`: whether HTTP+SSE of 2024-11-05 is served at `/sse` and `/messages` too.
+    pub sse: bool,
     /// `allowed_origins`: what `Origin` may be, with scheme and port or `:*`, beside this machine's own.
     pub allowed_origins: Vec<String>,
 }

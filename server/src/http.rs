@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! listener (connections, headers in time) ─▶ guard (Host, Origin) ─▶ body (size, time, budget) ─▶ /mcp
-//!                                                                 └▶ /healthz · /readyz · /metrics
+//!                                                                 └▶ /sse /messages · /healthz · /readyz · /metrics
 //! ```
 
 mod body;
@@ -18,7 +18,7 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{any, get},
+    routing::{self, any, get},
 };
 use tracing::Instrument as _;
 
@@ -27,7 +27,7 @@ use self::{body::Bodies, guard::Guard};
 use crate::{
     config::Config,
     conversation::{PoolName, Principal},
-    mcp::Endpoint,
+    mcp::{Endpoint, Sse},
     metrics::Metrics,
     pool::{Pool, Readiness},
 };
@@ -37,6 +37,8 @@ use crate::{
 pub struct App {
     /// `/mcp`.
     pub endpoint: Endpoint,
+    /// `/sse` and `/messages`, if they are served.
+    pub sse: Option<Sse>,
     /// `/metrics`.
     pub metrics: Metrics,
     /// `/readyz`, and their numbers in `/metrics`.
@@ -57,8 +59,12 @@ fn router(app: App, config: &Config, address: SocketAddr) -> Router {
         bodies: Bodies::new(&config.limits),
         guard: Arc::new(Guard::new(&config.http, address)),
     };
-    Router::new()
-        .route("/mcp", any(mcp))
+    let router = Router::new().route("/mcp", any(mcp));
+    let router = match &shared.app.sse {
+        Some(sse) => router.merge(sse_routes(sse)),
+        None => router,
+    };
+    router
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -117,6 +123,25 @@ async fn mcp(
         .handle(request, &principal)
         .await
         .map(Body::new)
+}
+
+/// HTTP+SSE of 2024-11-05, behind the same checks.
+fn sse_routes(sse: &Sse) -> Router<Shared> {
+    let (streams, messages) = (sse.clone(), sse.clone());
+    let open = move |Extension(principal): Extension<Principal>| async move {
+        streams.open(&principal).map(Body::new)
+    };
+    let post = move |State(shared): State<Shared>,
+                     Extension(principal): Extension<Principal>,
+                     request: Request| async move {
+        match shared.bodies.read(request).await {
+            Ok((request, _budget)) => messages.post(request, &principal).await.map(Body::new),
+            Err(refusal) => (refusal.status(), format!("{refusal}\n")).into_response(),
+        }
+    };
+    Router::new()
+        .route("/sse", get(open))
+        .route("/messages", routing::post(post))
 }
 
 /// Whether a claim would be granted or booted now, pool by pool.

@@ -39,7 +39,7 @@
 //! # What is absent
 //! No database: the engine's names are the record, the sandbox's own lease is the clock. No scheduler: one engine
 //! is one pool of places. No reset of a used sandbox. No lock across an await. Not yet: authentication (so
-//! loopback only), HTTP+SSE of 2024, REST, archives of files.
+//! loopback only), REST, archives of files.
 //!
 //! # Who may use whom
 //! ```text

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! endpoint (HTTP, both eras) ─┐
+//! sse (HTTP of 2024) ─────────┤
 //! stdio ──────────────────────┴▶ service ─▶ tools ─┬▶ arguments     parsed once, every limit named
 //!                                                  ├▶ conversation  which one: the host's word, the argument, minted
 //!                                                  ├▶ watch         patience, progress, cancellation
 //!                                                  └▶ render        the one place that shapes answers
 //! ```
-//! Only `service`, `endpoint`, `transports` and `stdio` know the protocol; behind `tools` there is none.
+//! Only `service`, `endpoint`, `transports`, `sse` and `stdio` know the protocol; behind `tools` there is none.
 
 mod arguments;
 mod caller;
@@ -17,6 +18,7 @@ mod instructions;
 mod minted;
 mod render;
 mod service;
+mod sse;
 mod stdio;
 mod tools;
 mod transcript;
@@ -27,8 +29,11 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::endpoint::{Answered, Endpoint};
 use self::tools::Tools;
+pub use self::{
+    endpoint::{Answered, Endpoint},
+    sse::Sse,
+};
 use crate::{
     config::Config,
     conversation::{ConversationId, Secret},
@@ -61,6 +66,12 @@ impl Mcp {
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         Endpoint::new(&self.tools, &self.closing, &self.streams)
+    }
+
+    /// The tools over HTTP as in 2024.
+    #[must_use]
+    pub fn sse(&self) -> Sse {
+        Sse::new(&self.tools, &self.closing, &self.streams)
     }
 
     /// The tools over standard input and output, until that ends or [`close`](Self::close) is called.

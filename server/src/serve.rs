@@ -123,6 +123,7 @@ impl Server {
         let address = http.address();
         let app = App {
             endpoint: self.mcp.endpoint(),
+            sse: self.config.http.sse.then(|| self.mcp.sse()),
             metrics: self.metrics.clone(),
             pools: self.pools.clone(),
         };

@@ -133,6 +133,7 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
         http: HttpConfig {
             allowed_hosts: from.take("http.allowed_hosts", Vec::new()),
             allowed_origins: from.take("http.allowed_origins", Vec::new()),
+            sse: from.take("http.sse", true),
         },
         conversation: conversation(from),
         limits: limits(from),

@@ -148,6 +148,7 @@ mod tests {
         let config = HttpConfig {
             allowed_hosts: vec!["greenroom.example".into(), "inner:8484".into()],
             allowed_origins: vec!["https://app.example".into(), "http://dev.example:*".into()],
+            sse: true,
         };
         let mut headers = HeaderMap::new();
         if let Some(host) = host {
@@ -224,6 +225,7 @@ mod tests {
             &HttpConfig {
                 allowed_hosts: vec![],
                 allowed_origins: vec![],
+                sse: true,
             },
             "127.0.0.1:1".parse().unwrap(),
         );

@@ -40,10 +40,10 @@ const MODERN: &str = "2026-07-28";
 
 /// An open stream says something at least this often, or proxies and clients take it for dead. It is ours and not
 /// rmcp's, whose timer mixes two clocks and so cannot be tested on the paused one.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What it says: a comment, which no client shows.
-const COMMENT: &[u8] = b":\n\n";
+pub(super) const COMMENT: &[u8] = b":\n\n";
 
 /// The endpoint. Clones share it.
 #[derive(Clone)]
@@ -197,7 +197,7 @@ fn opens(body: &[u8]) -> bool {
     named.is_some() || matches!(message.method.as_deref(), Some("initialize" | "server/discover"))
 }
 
-fn plain(status: StatusCode, text: &'static str) -> Response<BoxBody<Bytes, Infallible>> {
+pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<BoxBody<Bytes, Infallible>> {
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())).boxed());
     *response.status_mut() = status;
     if status == StatusCode::METHOD_NOT_ALLOWED {

@@ -46,8 +46,8 @@ pub(super) struct Service {
 pub(super) enum Door {
     /// HTTP: conversations may hang on the transport sessions that were handed out.
     Http(Arc<Transports>),
-    /// One process, and what its command line says.
-    Stdio {
+    /// One process with what its command line says, or one stream of the oldest HTTP transport.
+    Carried {
         carrier: Arc<Carrier>,
         fixed: Option<ConversationId>,
     },
@@ -60,14 +60,14 @@ impl Service {
 
     fn carrier(&self, parts: Option<&Parts>) -> Option<Arc<Carrier>> {
         match &self.door {
-            Door::Stdio { carrier, .. } => Some(Arc::clone(carrier)),
+            Door::Carried { carrier, .. } => Some(Arc::clone(carrier)),
             Door::Http(transports) => transports.carrier(parts?),
         }
     }
 
     const fn fixed(&self) -> Option<&ConversationId> {
         match &self.door {
-            Door::Stdio { fixed, .. } => fixed.as_ref(),
+            Door::Carried { fixed, .. } => fixed.as_ref(),
             Door::Http(_) => None,
         }
     }

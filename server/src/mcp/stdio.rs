@@ -40,7 +40,7 @@ pub(super) async fn serve(
 ) -> io::Result<()> {
     let minted = tools.resolver().mint().map_err(io::Error::other)?;
     let carrier = Arc::new(Carrier::new(minted));
-    let door = Door::Stdio {
+    let door = Door::Carried {
         carrier: Arc::clone(&carrier),
         fixed,
     };
