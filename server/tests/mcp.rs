@@ -163,7 +163,7 @@ async fn a_background_run_is_answered_at_once() {
     assert!(
         second
             .text
-            .contains(&format!("waits behind run {}", first.field("run_id"))),
+            .contains(&format!("busy: run {} has been at work", first.field("run_id"))),
         "{second:?}"
     );
     let cancelled = front

@@ -5,6 +5,10 @@
 //! part, which repeats it for programs.
 
 mod files;
+mod hints;
+mod notes;
+mod pictures;
+mod printed;
 mod run;
 mod text;
 

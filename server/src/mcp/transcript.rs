@@ -1,5 +1,7 @@
 //! What a run has shown so far: its events gathered into bounded memory, ready to be rendered.
 
+use std::time::Duration;
+
 use greenroom_protocol::{
     Language, RunError, RunEvent, RunEventKind, RunId, RunOutcome, RunState, RunSummary, Standing, Stream,
     StreamSummary, limits,
@@ -27,6 +29,8 @@ pub(super) struct Transcript {
     pub stage: Stage,
     /// How the kernel before this run's died, if no answer has said so yet.
     pub lost: Option<RunError>,
+    /// How long the kernel took to start, where it was started for this run.
+    pub boot: Option<Duration>,
     /// Descriptor 1.
     pub stdout: Captured,
     /// Descriptor 2.
@@ -39,7 +43,7 @@ pub(super) struct Transcript {
     pub displays_dropped: usize,
     /// The number of the next event.
     pub next: u64,
-    /// Time from acceptance to the last event, in milliseconds.
+    /// Time from acceptance to the last that is known of it, in milliseconds.
     pub at_ms: u64,
 }
 
@@ -49,12 +53,30 @@ pub(super) enum Stage {
     /// It waits behind another.
     Queued {
         /// That other, once it is known.
-        behind: Option<RunId>,
+        behind: Option<Ahead>,
     },
     /// It is at work.
     Running,
     /// It is over.
     Finished(Box<RunOutcome>),
+}
+
+/// The run that another waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ahead {
+    /// Its name.
+    pub run: RunId,
+    /// For how long it had been running …
+    running_ms: u64,
+    /// … when the waiting run was so old.
+    at_ms: u64,
+}
+
+impl Ahead {
+    /// For how long it has been running when the waiting run is `at_ms` old.
+    pub(super) fn running(&self, at_ms: u64) -> Duration {
+        Duration::from_millis(self.running_ms.saturating_add(at_ms.saturating_sub(self.at_ms)))
+    }
 }
 
 /// A rich result.
@@ -123,6 +145,7 @@ impl Transcript {
             standing: None,
             stage: Stage::Queued { behind: None },
             lost: None,
+            boot: None,
             stdout: Captured::default(),
             stderr: Captured::default(),
             late: Captured::default(),
@@ -139,10 +162,19 @@ impl Transcript {
         self.at_ms = event.at_ms;
         match event.kind {
             RunEventKind::Accepted { standing } => self.standing = Some(standing),
-            RunEventKind::Queued { behind, .. } => self.stage = Stage::Queued { behind: Some(behind) },
-            RunEventKind::Started { lost, .. } => {
+            RunEventKind::Queued { behind, running_ms } => {
+                let (run, at_ms) = (behind, event.at_ms);
+                let behind = Some(Ahead {
+                    run,
+                    running_ms,
+                    at_ms,
+                });
+                self.stage = Stage::Queued { behind };
+            }
+            RunEventKind::Started { lost, kernel_boot_ms } => {
                 self.stage = Stage::Running;
                 self.lost = lost;
+                self.boot = kernel_boot_ms.map(Duration::from_millis);
             }
             RunEventKind::Output {
                 late: true,
@@ -177,15 +209,35 @@ impl Transcript {
         }
     }
 
-    /// Takes from a list what events that were not replayed said.
-    pub(super) fn place(&mut self, run: &RunSummary) {
-        self.language = Some(run.language);
-        self.at_ms = self.at_ms.max(run.age_ms);
-        self.next = self.next.max(run.next);
-        match run.state {
-            RunState::Queued => {}
-            RunState::Running | RunState::Finished(_) => self.stage = Stage::Running,
+    /// Time has passed without an event.
+    pub(super) fn wait(&mut self, elapsed: Duration) {
+        self.at_ms = self
+            .at_ms
+            .max(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    /// Takes from a list what events that were not replayed said. False: the run is not in it.
+    pub(super) fn place(&mut self, runs: &[RunSummary]) -> bool {
+        let Some(own) = runs.iter().find(|run| run.id == self.id) else {
+            return false;
+        };
+        self.language = Some(own.language);
+        self.at_ms = self.at_ms.max(own.age_ms);
+        self.next = self.next.max(own.next);
+        let ahead = |run: &&RunSummary| run.language == own.language && run.state == RunState::Running;
+        match (own.state, runs.iter().find(ahead)) {
+            (RunState::Queued, Some(run)) if !self.is_placed() => {
+                let behind = Some(Ahead {
+                    run: run.id.clone(),
+                    running_ms: run.age_ms,
+                    at_ms: own.age_ms,
+                });
+                self.stage = Stage::Queued { behind };
+            }
+            (RunState::Queued, _) => {}
+            (RunState::Running | RunState::Finished(_), _) => self.stage = Stage::Running,
         }
+        true
     }
 
     /// Whether it is known if the run waits or works.
@@ -221,7 +273,7 @@ impl Transcript {
     /// One line for a progress message: what was printed last, or what the run waits for.
     pub(super) fn last_line(&self) -> Option<String> {
         match &self.stage {
-            Stage::Queued { behind: Some(behind) } => Some(format!("queued behind run {}", behind.0)),
+            Stage::Queued { behind: Some(ahead) } => Some(format!("queued behind run {}", ahead.run)),
             Stage::Queued { behind: None } => None,
             Stage::Running | Stage::Finished(_) => {
                 self.stdout.last_line().or_else(|| self.stderr.last_line())

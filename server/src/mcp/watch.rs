@@ -53,6 +53,11 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// How long the call has been waiting.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// Waits for something that has no events of its own.
     pub(super) async fn wait<T>(&self, what: &str, ready: impl Future<Output = T>) -> Await<T> {
         let mut ready = std::pin::pin!(ready);

@@ -3,23 +3,20 @@
 use std::{fmt::Write as _, time::Duration};
 
 use greenroom_protocol::{
-    FileChange, FileChangeKind, KernelFate, Language, RunError, RunList, RunOutcome, RunState, RunStatus,
-    Stream, limits,
+    FileChange, FileChangeKind, Language, RunList, RunOutcome, RunState, RunStatus, Stream,
 };
 use greenroom_tool_schemas::{self as schemas, ErrorMeta, FileMeta, RunMeta, StreamMeta};
 
 use super::{
-    super::transcript::{Captured, Display, Stage, Transcript},
-    ANSWER_BYTES, Answer, Heading, Image, Session, absolute,
-    text::{cut, name, share, size, span},
+    super::transcript::{Stage, Transcript},
+    ANSWER_BYTES, Answer, Heading, Session, absolute, notes, pictures,
+    printed::{LEAST_CHARS, Order, Printed, one_line, printed, traceback},
+    text::span,
 };
 use crate::config::ErrorStyle;
 
 /// Characters of text that hosts show of an answer that is flagged as an error.
 const FLAGGED_CHARS: usize = 10_000;
-
-/// Characters that a text has at least for what the code wrote, however long the rest is.
-const LEAST_CHARS: usize = 500;
 
 /// How an answer about a run is shaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,13 +31,6 @@ pub(crate) struct RunStyle {
 
 /// Bytes of one text in the machine-readable part.
 const META_BYTES: usize = 16 << 10;
-
-/// A part of the text that shares the budget.
-struct Section {
-    label: &'static str,
-    content: Captured,
-    path: Option<String>,
-}
 
 /// Renders a run. An answer that would still be too large, since its characters are long ones, is rendered again
 /// with fewer of them.
@@ -92,11 +82,11 @@ fn render(heading: &Heading, transcript: &Transcript, style: RunStyle) -> Answer
     } else {
         (style.chars, Order::AsUsual)
     };
-    let (images, mut notes) = images(transcript);
-    notes.extend(state_notes(transcript, style.timeout));
+    let (images, mut notes) = pictures::pictures(transcript);
+    notes.extend(notes::notes(transcript, style.timeout));
     let mut text = heading.lines(&status_line(status, transcript));
     text.push_str(&lost_kernel(transcript));
-    let tail = tail(transcript.outcome(), &notes);
+    let tail = notes::tail(transcript.outcome(), &notes);
     let around = text.chars().count() + tail.chars().count();
     let printed = printed(transcript, budget.saturating_sub(around), order);
     text.push_str(&printed.text);
@@ -113,57 +103,6 @@ fn render(heading: &Heading, transcript: &Transcript, style: RunStyle) -> Answer
         is_error,
     }
 }
-
-/// What comes first of what a run showed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
-    /// Output before errors.
-    AsUsual,
-    /// Hosts cut the text of an error: what was raised comes before what was printed.
-    TracebackFirst,
-}
-
-/// What a run showed, as text within a budget.
-struct Printed {
-    text: String,
-    stdout_truncated: bool,
-    stderr_truncated: bool,
-}
-
-fn printed(transcript: &Transcript, budget: usize, order: Order) -> Printed {
-    let mut sections = sections(transcript);
-    if order == Order::TracebackFirst {
-        sections.sort_by_key(|section| section.label != TRACEBACK);
-    }
-    let labels: usize = sections.iter().map(|section| section.label.len() + 4).sum();
-    let needs: Vec<usize> = sections
-        .iter()
-        .map(|section| section.content.text.chars().count())
-        .collect();
-    let shares = share(budget.saturating_sub(labels).max(LEAST_CHARS), &needs);
-    let mut printed = Printed {
-        text: String::new(),
-        stdout_truncated: false,
-        stderr_truncated: false,
-    };
-    for (section, share) in sections.iter().zip(shares) {
-        let part = cut(&section.content, share, section.path.as_deref());
-        // Writing to a String cannot fail.
-        let _ = write!(
-            printed.text,
-            "\n\n{}:\n{}",
-            section.label,
-            part.text.trim_end_matches('\n')
-        );
-        printed.stdout_truncated |= section.label == STDOUT && part.truncated;
-        printed.stderr_truncated |= section.label == STDERR && part.truncated;
-    }
-    printed
-}
-
-const STDOUT: &str = "stdout";
-const STDERR: &str = "stderr";
-const TRACEBACK: &str = "traceback";
 
 const fn status(transcript: &Transcript) -> schemas::RunStatus {
     match &transcript.stage {
@@ -223,206 +162,6 @@ fn lost_kernel(transcript: &Transcript) -> String {
 fn duration(outcome: &RunOutcome) -> Duration {
     // What comes from inside may be negative, infinite or no number.
     Duration::try_from_secs_f64(outcome.duration_ms / 1000.0).unwrap_or_default()
-}
-
-fn one_line(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(80).collect()
-}
-
-fn sections(transcript: &Transcript) -> Vec<Section> {
-    let mut sections = Vec::new();
-    let mut add = |label, content: &Captured, path: Option<String>| {
-        if !content.text.trim().is_empty() || content.has_gaps() {
-            sections.push(Section {
-                label,
-                content: content.clone(),
-                path,
-            });
-        }
-    };
-    let text = |text: &str| Captured {
-        text: text.to_owned(),
-        ..Captured::default()
-    };
-    let path = |stream| transcript.summary(stream).path.as_deref().map(absolute);
-    add(
-        "printed since the last run, by what that left behind",
-        &transcript.late,
-        None,
-    );
-    add(STDOUT, &transcript.stdout, path(Stream::Stdout));
-    let shown: Vec<&str> = transcript.displays.iter().filter_map(words).collect();
-    add("display", &text(&shown.join("\n\n")), None);
-    if let Some(outcome) = transcript.outcome() {
-        add(
-            "result",
-            &text(outcome.result.as_deref().unwrap_or_default()),
-            None,
-        );
-    }
-    add(STDERR, &transcript.stderr, path(Stream::Stderr));
-    let outcome = transcript.outcome();
-    if let Some(error) =
-        outcome.and_then(|outcome| outcome.error.as_ref().filter(|error| says_more(error, outcome)))
-    {
-        add(TRACEBACK, &text(&traceback(error)), None);
-    }
-    sections
-}
-
-/// Whether an error says more than the exit code in the status line.
-fn says_more(error: &RunError, outcome: &RunOutcome) -> bool {
-    !error.traceback.is_empty() || outcome.exit_code.is_none_or(|code| code == 0)
-}
-
-/// The traceback, or name and message where there is none.
-fn traceback(error: &RunError) -> String {
-    if !error.traceback.trim().is_empty() {
-        return error.traceback.clone();
-    }
-    match (error.name.as_str(), error.message.as_str()) {
-        (name, "") => name.to_owned(),
-        (name, message) => format!("{name}: {message}"),
-    }
-}
-
-/// The text of a rich result that is no image.
-fn words(display: &Display) -> Option<&str> {
-    if image_of(display).is_some() {
-        return None;
-    }
-    ["text/markdown", "text/plain", "text/latex", "application/json"]
-        .into_iter()
-        .find_map(|mime| display.data.get(mime).map(String::as_str))
-}
-
-fn image_of(display: &Display) -> Option<(&'static str, &String)> {
-    ["image/png", "image/jpeg"]
-        .into_iter()
-        .find_map(|mime| display.data.get(mime).map(|data| (mime, data)))
-}
-
-/// Image blocks as far as they fit, and what to say of them.
-fn images(transcript: &Transcript) -> (Vec<Image>, Vec<String>) {
-    let (mut blocks, mut notes, mut bytes, mut unsent) = (Vec::new(), Vec::new(), 0, 0);
-    for (number, display) in transcript.displays.iter().enumerate() {
-        let Some((mime, data)) = image_of(display) else {
-            continue;
-        };
-        // Base64 as the agent writes it has no line ends; anything else is not an image.
-        let sound = !data.is_empty()
-            && data
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b));
-        let fits = bytes + data.len() <= ANSWER_BYTES - 300_000
-            && data.len() <= limits::IMAGE_BYTES.div_ceil(3) * 4
-            && blocks.len() < limits::IMAGES;
-        if sound && fits {
-            bytes += data.len();
-            blocks.push(Image {
-                data: data.clone(),
-                mime,
-            });
-            if let Some(path) = &display.path {
-                notes.push(format!("image {}: saved as {}", blocks.len(), absolute(path)));
-            }
-        } else {
-            unsent += 1;
-            if let Some(path) = &display.path {
-                notes.push(format!(
-                    "display {}: an image that did not fit, saved as {}",
-                    number + 1,
-                    absolute(path)
-                ));
-            }
-        }
-    }
-    let unsent = unsent
-        + transcript
-            .outcome()
-            .map_or(0, |outcome| outcome.images_omitted as usize);
-    if unsent > 0 {
-        notes.push(format!(
-            "{unsent} more image(s) are not shown: an answer has at most {}",
-            limits::IMAGES
-        ));
-    }
-    if transcript.displays_dropped > 0 {
-        notes.push(format!(
-            "{} more displays are not shown",
-            transcript.displays_dropped
-        ));
-    }
-    (blocks, notes)
-}
-
-/// What is left of the state, and what to do next.
-fn state_notes(transcript: &Transcript, timeout: Option<Duration>) -> Vec<String> {
-    let language = transcript.language.map_or("kernel", Language::as_str);
-    let Some(outcome) = transcript.outcome() else {
-        return vec![going_on(transcript)];
-    };
-    let what = match outcome.status {
-        RunStatus::Ok | RunStatus::Error => None,
-        RunStatus::TimedOut => Some(match timeout {
-            Some(limit) => format!("the run was stopped at its limit of {}", span(limit)),
-            None => "the run was stopped at its time limit".to_owned(),
-        }),
-        RunStatus::Cancelled => Some("the run was cancelled".to_owned()),
-        RunStatus::KernelDied => Some(format!("{language} died during the run")),
-    };
-    let left = match (outcome.kernel, &what) {
-        (KernelFate::Kept, None) => return Vec::new(),
-        (KernelFate::Kept, Some(_)) => "Variables and files are kept".to_owned(),
-        (KernelFate::Restarted, _) => {
-            format!("{language} was restarted: its variables and imports are gone, files are kept")
-        }
-    };
-    vec![what.map_or_else(|| left.clone(), |what| format!("{what}. {left}"))]
-}
-
-fn going_on(transcript: &Transcript) -> String {
-    let (id, next) = (&transcript.id.0, transcript.next);
-    let what = match &transcript.stage {
-        Stage::Queued { behind: Some(behind) } => format!("the run waits behind run {}", behind.0),
-        Stage::Queued { behind: None } => "the run is about to start".to_owned(),
-        Stage::Running | Stage::Finished(_) => "the run goes on in the background".to_owned(),
-    };
-    format!(
-        "{what}. For the rest call get_run with run_id {id:?}, since {next} and wait_seconds 50; cancel_run stops it"
-    )
-}
-
-/// Changed files and notes.
-fn tail(outcome: Option<&RunOutcome>, notes: &[String]) -> String {
-    let mut tail = String::new();
-    let files = outcome
-        .map(|outcome| outcome.files.as_slice())
-        .unwrap_or_default();
-    if !files.is_empty() {
-        tail.push_str("\n\nfiles:");
-        for file in files {
-            let _ = match file.change {
-                FileChangeKind::Deleted => write!(tail, "\n  deleted {}", name(&file.path)),
-                FileChangeKind::Created => {
-                    write!(tail, "\n  created {} ({})", name(&file.path), size(file.size))
-                }
-                FileChangeKind::Modified => {
-                    write!(tail, "\n  changed {} ({})", name(&file.path), size(file.size))
-                }
-            };
-        }
-        if files.len() >= limits::CHANGED_FILES {
-            tail.push_str("\n  … and perhaps more: list_files shows all");
-        }
-    }
-    if !notes.is_empty() {
-        tail.push('\n');
-    }
-    for note in notes {
-        let _ = write!(tail, "\nnote: {note}.");
-    }
-    tail
 }
 
 fn run_meta(

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use greenroom_protocol::{
     FileChange, FileChangeKind, FileEntry, FileKind, FileList, KernelFate, Language, RunError, RunEvent,
-    RunEventKind, RunId, RunOutcome, RunStatus, Standing, Stream, StreamSummary,
+    RunEventKind, RunId, RunOutcome, RunState, RunStatus, RunSummary, Standing, Stream, StreamSummary,
 };
 use serde_json::json;
 
@@ -230,11 +230,13 @@ fn what_is_left_of_the_state_is_said() {
     for (text, says) in [
         (
             ended(RunStatus::TimedOut, Kept, None),
-            "note: the run was stopped at its limit of 10 min 0 s. Variables and files are kept.",
+            "note: the run was stopped at its limit of 10 min 0 s. Variables and files are kept. If it needs longer, pass a larger \
+             timeout_seconds, with background true where that is minutes.",
         ),
         (
             ended(RunStatus::TimedOut, Restarted, None),
-            "note: the run was stopped at its limit of 10 min 0 s. python was restarted: its variables and imports are gone, files are kept.",
+            "note: the run was stopped at its limit of 10 min 0 s. python was restarted: its variables and imports are gone, files are kept. \
+             If it needs longer, pass",
         ),
         (
             ended(RunStatus::Cancelled, Kept, None),
@@ -297,22 +299,148 @@ tick 0
 note: the run goes on in the background. For the rest call get_run with run_id \"run-1\", since 3 and wait_seconds 50; cancel_run \
 stops it."
     );
-    let queued = transcript(vec![
+    assert!(!answer.text.contains("was started for this run"));
+}
+
+#[test]
+fn a_busy_kernel_says_behind_what_since_when_and_what_is_free() {
+    let mut queued = transcript(vec![
         RunEventKind::Accepted {
             standing: Standing::Existing,
         },
         RunEventKind::Queued {
             behind: RunId("run-0".into()),
-            running_ms: 9,
+            running_ms: 60_000,
         },
     ]);
+    queued.wait(Duration::from_millis(45_200));
     let answer = run(&existing(), &queued, STYLE);
-    assert!(answer.text.starts_with("status: queued"), "{}", answer.text);
-    assert!(
-        answer.text.contains("the run waits behind run run-0."),
-        "{}",
-        answer.text
+    assert_eq!(
+        answer.text,
+        "\
+status: queued · run_id: run-1 · 45.2 s so far · session: existing
+
+note: python is busy: run run-0 has been at work for 1 min 42 s. This run waits behind it and starts by itself, so do not send it \
+again. get_run with run_id \"run-1\", since 2 and wait_seconds 50 follows it; cancel_run with run_id \"run-0\" ends the one before \
+it, with \"run-1\" it withdraws this one; bash has a queue of its own and can be used meanwhile."
     );
+}
+
+#[test]
+fn a_poll_from_the_middle_learns_from_the_list_behind_what_it_waits() {
+    let entry = |id: &str, language, state, age_ms| RunSummary {
+        id: RunId(id.into()),
+        language,
+        state,
+        title: String::new(),
+        age_ms,
+        next: 2,
+    };
+    let list = [
+        entry("run-1", Language::Bash, RunState::Queued, 5_000),
+        entry("run-0", Language::Bash, RunState::Running, 9_000),
+        entry("run-p", Language::Python, RunState::Running, 99_000),
+    ];
+    let mut polled = Transcript::new(RunId("run-1".into()), None);
+    assert!(polled.place(&list));
+    let text = run(&existing(), &polled, STYLE).text;
+    assert!(
+        text.contains("bash is busy: run run-0 has been at work for 9.0 s.")
+            && text.contains("python has a queue of its own"),
+        "{text}"
+    );
+    assert!(!Transcript::new(RunId("run-2".into()), None).place(&list));
+}
+
+#[test]
+fn a_kernel_that_was_slow_to_start_is_mentioned() {
+    for (boot, said) in [(None, false), (Some(900), false), (Some(3200), true)] {
+        let started = transcript(vec![
+            RunEventKind::Started {
+                kernel_boot_ms: boot,
+                lost: None,
+            },
+            RunEventKind::Finished(outcome(RunStatus::Ok)),
+        ]);
+        let text = run(&existing(), &started, STYLE).text;
+        let word =
+            "note: python was started for this run, which took 3.2 s; later runs do not wait for that.";
+        assert_eq!(text.contains(word), said, "{text}");
+    }
+}
+
+#[test]
+fn a_failure_that_the_sandbox_is_the_reason_of_names_the_next_step() {
+    let raised = |language, name: &str, message: &str, out: &str, err: &str| {
+        let error = (!name.is_empty()).then(|| RunError {
+            name: name.into(),
+            message: message.into(),
+            traceback: String::new(),
+        });
+        let status = if error.is_some() {
+            RunStatus::Error
+        } else {
+            RunStatus::Ok
+        };
+        let ended = RunOutcome {
+            error,
+            language,
+            ..outcome(status)
+        };
+        let shown = started(vec![
+            output(Stream::Stdout, out),
+            output(Stream::Stderr, err),
+            RunEventKind::Finished(ended),
+        ]);
+        run(&existing(), &shown, STYLE).text
+    };
+    use Language::{Bash, Python};
+    let pip = "ERROR: No matching distribution found for foo\n";
+    for (text, says) in [
+        (
+            raised(Python, "ModuleNotFoundError", "No module named 'foo'", "", ""),
+            "has no network",
+        ),
+        (
+            raised(Python, "", "", "", pip),
+            "upload its wheel with upload_file",
+        ),
+        (raised(Bash, "", "", pip, ""), "has no network"),
+        (
+            raised(Bash, "exit", "", "", "curl: (6) Could not resolve host: x"),
+            "trying again does not help",
+        ),
+        (
+            raised(Bash, "exit", "", "", "bash: sudo: command not found"),
+            "no root",
+        ),
+        (
+            raised(Python, "OSError", "[Errno 28] No space left on device", "", ""),
+            "disk is full",
+        ),
+        (
+            raised(
+                Bash,
+                "exit",
+                "",
+                "",
+                "bash: fork: retry: Resource temporarily unavailable",
+            ),
+            "limit of processes",
+        ),
+        (
+            raised(Bash, "exit", "", "", "EOFError: EOF when reading a line"),
+            "no terminal",
+        ),
+    ] {
+        assert!(text.contains("note: ") && text.contains(says), "{says}: {text}");
+    }
+    for text in [
+        raised(Python, "", "", "the log says: Network is unreachable", ""),
+        raised(Python, "ValueError", "no", "", ""),
+    ] {
+        assert!(!text.contains("note:"), "{text}");
+    }
 }
 
 #[test]

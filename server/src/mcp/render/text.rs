@@ -4,8 +4,8 @@ use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
 use super::super::transcript::Captured;
 
-/// Text without what drives a terminal: control characters go, and a line that was overwritten by carriage
-/// returns shows what a terminal would show. The agent has escaped what is not text; this is for one that lies.
+/// Text without what drives a terminal: control characters are escaped, and a line that was overwritten by carriage
+/// returns shows what a terminal would show. The agent has done so already; this is for one that lies.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {
     if !text.contains(|c: char| c.is_control() && c != '\n' && c != '\t') {
         return Cow::Borrowed(text);
@@ -16,10 +16,32 @@ pub(super) fn plain(text: &str) -> Cow<'_, str> {
             out.push('\n');
         }
         let line = line.strip_suffix('\r').unwrap_or(line);
-        let shown = line.rsplit('\r').next().unwrap_or(line);
-        out.extend(shown.chars().filter(|c| !c.is_control() || *c == '\t'));
+        for c in line.rsplit('\r').next().unwrap_or(line).chars() {
+            if c.is_control() && c != '\t' {
+                out.extend(c.escape_default());
+            } else {
+                out.push(c);
+            }
+        }
     }
     Cow::Owned(out)
+}
+
+/// A stream as a terminal would show it. What was overwritten is gone before anything is counted or cut.
+pub(super) fn tidy(stream: &Captured) -> Captured {
+    let mut tidy = Captured {
+        text: String::with_capacity(stream.text.len()),
+        gaps: Vec::with_capacity(stream.gaps.len()),
+        ..stream.clone()
+    };
+    let mut at = 0;
+    for (place, bytes) in &stream.gaps {
+        tidy.text.push_str(&plain(&stream.text[at..*place]));
+        tidy.gaps.push((tidy.text.len(), *bytes));
+        at = *place;
+    }
+    tidy.text.push_str(&plain(&stream.text[at..]));
+    tidy
 }
 
 /// A file's name on one line: whatever would drive a terminal or begin another line is escaped.
@@ -47,7 +69,7 @@ pub(super) struct Cut {
     pub truncated: bool,
 }
 
-/// Cuts the middle out of a stream. `path` is where all of it lies.
+/// Cuts the middle out of a stream that is [`tidy`]. `path` is where all of it lies.
 pub(super) fn cut(stream: &Captured, budget: usize, path: Option<&str>) -> Cut {
     let (text, gaps) = (&stream.text, &stream.gaps);
     let chars = text.chars().count();
@@ -61,11 +83,11 @@ pub(super) fn cut(stream: &Captured, budget: usize, path: Option<&str>) -> Cut {
     let mut at = 0;
     let inline = |range: std::ops::Range<usize>| gaps.iter().filter(move |(place, _)| range.contains(place));
     for (place, bytes) in inline(0..head) {
-        out.push_str(&plain(&text[at..*place]));
+        out.push_str(&text[at..*place]);
         left_out(&mut out, *bytes, path);
         at = *place;
     }
-    out.push_str(&plain(&text[at..head]));
+    out.push_str(&text[at..head]);
     // A gap just where the cut is belongs to the cut.
     let between: u64 = inline(head..tail + 1).map(|(_, bytes)| bytes).sum();
     let gone = (tail - head) as u64 + between;
@@ -74,11 +96,11 @@ pub(super) fn cut(stream: &Captured, budget: usize, path: Option<&str>) -> Cut {
     }
     at = tail;
     for (place, bytes) in inline(tail + 1..usize::MAX) {
-        out.push_str(&plain(&text[at..*place]));
+        out.push_str(&text[at..*place]);
         left_out(&mut out, *bytes, path);
         at = *place;
     }
-    out.push_str(&plain(&text[at..]));
+    out.push_str(&text[at..]);
     Cut {
         text: out,
         truncated: gone > 0 || !gaps.is_empty(),
@@ -197,6 +219,22 @@ mod tests {
 
     proptest! {
         #[test]
+        fn what_is_tidy_drives_no_terminal_and_keeps_its_gaps(
+            text in "[a-c\r\n\t\u{1b}\u{7}\u{9b}é]{0,40}", places in prop::collection::vec((0_usize..40, 1_u64..99), 0..4)
+        ) {
+            let mut gaps: Vec<(usize, u64)> =
+                places.into_iter().filter(|(at, _)| text.is_char_boundary(*at)).collect();
+            gaps.sort_unstable();
+            let once = tidy(&captured(&text, &gaps));
+            prop_assert!(!once.text.contains(|c: char| c.is_control() && c != '\n' && c != '\t'));
+            let bytes = |gaps: &[(usize, u64)]| gaps.iter().map(|(_, bytes)| *bytes).collect::<Vec<_>>();
+            prop_assert_eq!(bytes(&once.gaps), bytes(&gaps));
+            prop_assert_eq!(&tidy(&once), &once);
+            let lines = |text: &str| text.matches('\n').count();
+            prop_assert_eq!(lines(&once.text), lines(&text));
+        }
+
+        #[test]
         fn a_cut_keeps_its_budget_and_loses_no_count(
             text in "\\PC{0,60}", budget in 0_usize..70, places in prop::collection::vec((0_usize..60, 1_u64..99), 0..4)
         ) {
@@ -237,10 +275,23 @@ mod tests {
         for (text, shown) in [
             ("plain\ttext\n", "plain\ttext\n"),
             ("10%\r50%\r100%\ndone\r\n", "100%\ndone\n"),
-            ("\u{1b}[31mred\u{7}\u{9b}", "[31mred"),
+            ("\u{1b}[31mred\u{7}\u{9b}", "\\u{1b}[31mred\\u{7}\\u{9b}"),
+            ("\r  1%\r 99%\r100%", "100%"),
         ] {
             assert_eq!(plain(text), shown);
         }
+    }
+
+    #[test]
+    fn a_progress_bar_costs_what_is_left_of_it() {
+        let bar: String = (0..=100).map(|n| format!("\r{n:3}%|{}", "#".repeat(n))).collect();
+        let stream = captured(&format!("begin\n{bar}\nend\n"), &[(6, 12)]);
+        let shown = cut(&tidy(&stream), 200, None);
+        let full = "#".repeat(100);
+        assert_eq!(
+            shown.text,
+            format!("begin\n[… 12 bytes left out …]\n100%|{full}\nend\n")
+        );
     }
 
     #[test]

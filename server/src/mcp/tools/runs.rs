@@ -55,6 +55,7 @@ impl Tools {
                 .run(call, &session, &request, &mut transcript, execute.waiting)
                 .await;
         }
+        transcript.wait(call.watch.elapsed());
         match waited {
             Waited::Through | Waited::Patience => self.show(call, session, &transcript, style).await,
             Waited::Cancelled => {
@@ -230,11 +231,11 @@ impl Tools {
             .await
             .map_err(|error| refused(session, public(&error)))?
             .runs;
-        match runs.into_iter().find(|run| run.id == transcript.id) {
-            Some(run) => transcript.place(&run),
-            None => return Err(refused(session, no_run(&transcript.id))),
+        if transcript.place(&runs) {
+            Ok(())
+        } else {
+            Err(refused(session, no_run(&transcript.id)))
         }
-        Ok(())
     }
 
     pub(super) async fn list_runs(&self, call: &Call<'_>) -> Result<Outcome, Stop> {
