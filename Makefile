@@ -62,3 +62,4 @@ bench: setup build ## the README's numbers, as a table and as JSON (options: BEN
 soak: setup build ## the long loops: repetitions of the lifecycle tests, and what the suite ignores for its length
 	for round in $$(seq 100); do cargo test $(LOCKED) --quiet -p greenroom --tests; done
 	GREENROOM_AGENT="$(AGENT)" cargo test $(LOCKED) --release -p greenroom-integration -- --ignored --nocapture
+	GREENROOM_AGENT="$(AGENT)" CHAOS_SECONDS="$${CHAOS_SECONDS:-3600}" cargo test $(LOCKED) --release -p greenroom-integration --test chaos -- --nocapture

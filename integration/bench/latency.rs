@@ -94,6 +94,9 @@ pub(crate) async fn useful(report: &mut Report, effort: Effort) -> Result<()> {
     greenroom.finish().await
 }
 
+/// What the server itself takes for a boot: from its begin until the sandbox is warm. One boot at a time here.
+const BOOT_SECONDS: &str = "greenroom_boot_seconds_sum{pool=\"python\"}";
+
 /// From create to warm, and how many at a time: with an empty pool each new conversation boots its own.
 pub(crate) async fn boots(report: &mut Report, effort: Effort) -> Result<()> {
     for (name, pool, aim, rate_aim) in [
@@ -108,10 +111,14 @@ pub(crate) async fn boots(report: &mut Report, effort: Effort) -> Result<()> {
         })
         .await?;
         let client = greenroom.client(Era::Modern).await?;
-        let mut times = Vec::new();
+        let (mut boots, mut times) = (Vec::new(), Vec::new());
         for n in 0..effort.fresh.min(10) {
+            let before = greenroom.metric(BOOT_SECONDS).await?;
             times.push(timed(&client, &format!("bench-boot-{n}"), "1+1", false).await?);
+            let boot = greenroom.metric(BOOT_SECONDS).await? - before;
+            boots.push(Duration::from_secs_f64(boot));
         }
+        report.times(format!("boot to warm, {name}"), &boots, aim);
         report.times(format!("first call with an empty pool, {name}"), &times, aim);
         let start = Instant::now();
         let count = effort.fresh;

@@ -70,6 +70,16 @@ impl Docker {
             .collect())
     }
 
+    /// How many containers of a deployment run.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn running(&self, deployment: &str) -> Result<usize> {
+        let mut containers = self.containers(deployment).await?;
+        containers.retain(|container| container.state == Some(ContainerSummaryStateEnum::RUNNING));
+        Ok(containers.len())
+    }
+
     /// Running containers of a deployment that no conversation ever had.
     ///
     /// # Errors
@@ -95,11 +105,13 @@ impl Docker {
         Ok(())
     }
 
-    /// Removes one container as `docker rm -f` does.
+    /// Removes one container as `docker rm -f` does, and thaws it first: else what is in it would stay.
     ///
     /// # Errors
     /// The engine refused.
     pub async fn remove(&self, id: &str) -> Result<()> {
+        // Mostly it is not frozen, and that is what the engine says.
+        drop(self.0.unpause_container(id).await);
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         Ok(self.0.remove_container(id, Some(options)).await?)
     }

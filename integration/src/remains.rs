@@ -39,16 +39,26 @@ pub(crate) async fn none_left(deployment: &str, containers: &BTreeSet<String>) -
     Ok(())
 }
 
-fn left(deployment: &str, containers: &BTreeSet<String>) -> Result<Vec<String>> {
-    let mut left = Vec::new();
+/// Containers that still have a cgroup of the deployment, by the engine's ids.
+///
+/// # Errors
+/// The cgroups cannot be read.
+pub(crate) fn in_cgroups(deployment: &str) -> Result<BTreeSet<String>> {
+    let mut containers = BTreeSet::new();
     for parent in parents(deployment)? {
         for entry in fs::read_dir(parent)? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
-                left.push(entry.path().display().to_string());
+                containers.insert(entry.file_name().to_string_lossy().into_owned());
             }
         }
     }
+    Ok(containers)
+}
+
+fn left(deployment: &str, containers: &BTreeSet<String>) -> Result<Vec<String>> {
+    let cgroups = in_cgroups(deployment)?;
+    let mut left: Vec<_> = cgroups.iter().map(|id| format!("the cgroup of {id}")).collect();
     for process in fs::read_dir("/proc")? {
         let process = process?.path();
         // It may end while it is looked at.

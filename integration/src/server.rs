@@ -22,6 +22,9 @@ const READY: Duration = Duration::from_secs(120);
 /// How long a warm sandbox whose server was killed may take to end itself: 30 s, and a busy machine.
 const ENDS_ITSELF: Duration = Duration::from_secs(90);
 
+/// How long a sweep may take: it looks every 30 s, and acts on what has been without an owner for 30 s.
+const SWEPT: Duration = Duration::from_secs(180);
+
 /// What a test configures; the rest is the product's defaults.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -209,6 +212,11 @@ impl Greenroom {
         Ok(self.child.kill().await?)
     }
 
+    /// A twin of this server's deployment has stopped: if it was killed before, what it had warm then ends later.
+    pub fn waits_for_those_of(&mut self, twin: &Self) {
+        self.killed |= twin.killed;
+    }
+
     /// SIGTERM, and the status it ends with.
     ///
     /// # Errors
@@ -263,6 +271,30 @@ impl Greenroom {
             count.into(),
         )
         .await
+    }
+
+    /// Waits until what an engine forgot as it was killed is swept: that is a running server's work, at its second
+    /// look.
+    ///
+    /// # Errors
+    /// Something is still there after some minutes.
+    pub async fn wait_swept(&self) -> Result<()> {
+        let docker = self.config.docker().await?;
+        let forgotten = async || {
+            let known = docker.ids(&self.deployment).await?;
+            let there = remains::in_cgroups(&self.deployment)?;
+            Ok::<_, anyhow::Error>(&there - &known)
+        };
+        let swept = async {
+            while !forgotten().await?.is_empty() {
+                sleep(Duration::from_millis(500)).await;
+            }
+            Ok(())
+        };
+        match timeout(SWEPT, swept).await {
+            Ok(outcome) => outcome,
+            Err(_) => bail!("not swept: {:?}; its log:\n{}", forgotten().await?, self.log()),
+        }
     }
 
     /// Stops the server as an operator does. Its sandboxes stay unlooked at: a twin may own some of them.
