@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run setup image toolchain agent build check test test-python bench soak
+.PHONY: help run setup image toolchain agent build check test test-python test-clients conformance bench soak
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # In CI the lock file is the law; elsewhere cargo may add a dependency that somebody has just written down.
@@ -52,9 +52,17 @@ check: toolchain ## formatting, lints, documentation, shell scripts: what must b
 test-python:
 	@scripts/test-python
 
-test: setup agent test-python ## every test of every level, on real Docker and real gVisor
+# Real MCP clients and the official conformance suite, for the tests that put them in front of the server.
+test-clients:
+	@scripts/test-clients
+
+test: setup agent test-python test-clients ## every test of every level, on real Docker and real gVisor
 	cargo build $(LOCKED) -p greenroom --bin greenroom
 	GREENROOM_AGENT="$(AGENT)" cargo test $(LOCKED) --workspace --no-fail-fast
+
+conformance: setup agent test-clients ## the official conformance suite, on 2025-11-25 and 2026-07-28
+	cargo build $(LOCKED) -p greenroom --bin greenroom
+	GREENROOM_AGENT="$(AGENT)" cargo test $(LOCKED) -p greenroom-integration --test conformance -- --nocapture
 
 bench: setup build ## the README's numbers, as a table and as JSON (options: BENCH="…")
 	GREENROOM_AGENT="$(AGENT)" cargo run $(LOCKED) --release -p greenroom-integration --bin greenroom-bench -- $(BENCH)

@@ -27,13 +27,14 @@ mod watch;
 
 use std::{io, sync::Arc, time::Duration};
 
+use rmcp::ServerHandler;
 use tokio_util::sync::CancellationToken;
 
-use self::tools::Tools;
 pub use self::{
     endpoint::{Answered, Endpoint},
     sse::Sse,
 };
+use self::{tools::Tools, transports::Transports};
 use crate::{
     config::Config,
     conversation::{ConversationId, Secret},
@@ -66,6 +67,14 @@ impl Mcp {
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         Endpoint::new(&self.tools, &self.closing, &self.streams)
+    }
+
+    /// Another handler in the tools' place, behind all the rest of the endpoint: how the conformance suite, which
+    /// asks for tools of its own, is run against what is shipped.
+    #[must_use]
+    pub fn endpoint_over<H: ServerHandler + Clone + Send + Sync + 'static>(&self, handler: H) -> Endpoint {
+        let transports = Arc::new(Transports::new(Arc::clone(&self.tools)));
+        Endpoint::over(handler, transports, &self.tools, &self.streams)
     }
 
     /// The tools over HTTP as in 2024.

@@ -18,8 +18,12 @@ use http::{
 };
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
-use rmcp::transport::streamable_http_server::{
-    StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
+use rmcp::{
+    ServerHandler,
+    transport::streamable_http_server::{
+        StreamableHttpServerConfig, StreamableHttpService,
+        session::{SessionManager, never::NeverSessionManager},
+    },
 };
 use serde::Deserialize;
 use tokio::time::{Instant, Sleep, sleep};
@@ -48,9 +52,27 @@ pub(super) const COMMENT: &[u8] = b":\n\n";
 /// The endpoint. Clones share it.
 #[derive(Clone)]
 pub struct Endpoint {
-    with_sessions: Arc<StreamableHttpService<Service, Transports>>,
-    stateless: Arc<StreamableHttpService<Service, NeverSessionManager>>,
+    with_sessions: Serving,
+    stateless: Serving,
     transports: Arc<Transports>,
+}
+
+type Served = Response<BoxBody<Bytes, Infallible>>;
+
+/// One of rmcp's services, whatever handler it has.
+type Serving =
+    Arc<dyn Fn(Request<Full<Bytes>>) -> Pin<Box<dyn Future<Output = Served> + Send>> + Send + Sync>;
+
+fn serving<H, M>(handler: H, sessions: Arc<M>, config: StreamableHttpServerConfig) -> Serving
+where
+    H: ServerHandler + Clone + Send + Sync + 'static,
+    M: SessionManager,
+{
+    let service = StreamableHttpService::new(move || Ok(handler.clone()), sessions, config);
+    Arc::new(move |request| {
+        let service = service.clone();
+        Box::pin(async move { service.handle(request).await })
+    })
 }
 
 /// Who serves a request.
@@ -78,6 +100,18 @@ struct Features<'a> {
 impl Endpoint {
     pub(super) fn new(tools: &Arc<Tools>, closing: &CancellationToken, streams: &CancellationToken) -> Self {
         let transports = Arc::new(Transports::new(Arc::clone(tools)));
+        let door = Door::Http(Arc::clone(&transports));
+        let service = Service::new(Arc::clone(tools), door, closing.clone());
+        Self::over(service, transports, tools, streams)
+    }
+
+    /// The same endpoint over another handler, with the transport sessions of these tools.
+    pub(super) fn over<H: ServerHandler + Clone + Send + Sync + 'static>(
+        handler: H,
+        transports: Arc<Transports>,
+        tools: &Arc<Tools>,
+        streams: &CancellationToken,
+    ) -> Self {
         let limit = tools.config().limits.request.as_usize();
         // Host, Origin and the size of bodies are seen to by the HTTP layer, on every route alike.
         let config = || {
@@ -88,23 +122,10 @@ impl Endpoint {
                 .with_max_request_body_bytes(limit)
                 .with_cancellation_token(streams.clone())
         };
-        let service = Service::new(
-            Arc::clone(tools),
-            Door::Http(Arc::clone(&transports)),
-            closing.clone(),
-        );
-        let other = service.clone();
+        let stateless = config().with_legacy_session_mode(false);
         Self {
-            with_sessions: Arc::new(StreamableHttpService::new(
-                move || Ok(service.clone()),
-                Arc::clone(&transports),
-                config(),
-            )),
-            stateless: Arc::new(StreamableHttpService::new(
-                move || Ok(other.clone()),
-                Arc::new(NeverSessionManager::default()),
-                config().with_legacy_session_mode(false),
-            )),
+            with_sessions: serving(handler.clone(), Arc::clone(&transports), config()),
+            stateless: serving(handler, Arc::new(NeverSessionManager::default()), stateless),
             transports,
         }
     }
@@ -130,8 +151,8 @@ impl Endpoint {
         request.extensions_mut().insert(principal.clone());
         let request = request.map(Full::new);
         let response = match route {
-            Route::Sessions => self.with_sessions.handle(request).await,
-            Route::Stateless => self.stateless.handle(request).await,
+            Route::Sessions => (self.with_sessions)(request).await,
+            Route::Stateless => (self.stateless)(request).await,
             Route::NoSession => plain(StatusCode::NOT_FOUND, "Not Found: Session not found"),
             Route::NotAllowed => plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
         };
