@@ -199,6 +199,14 @@ impl Greenroom {
     /// It does not come up again.
     pub async fn kill_and_restart(&mut self) -> Result<()> {
         self.kill().await?;
+        self.restart().await
+    }
+
+    /// The same server again after it has ended: same port, same state directory.
+    ///
+    /// # Errors
+    /// It does not come up again.
+    pub async fn restart(&mut self) -> Result<()> {
         self.child = spawn(self.home.path(), &["serve"])?;
         self.ready().await
     }
@@ -222,15 +230,41 @@ impl Greenroom {
     /// # Errors
     /// It is still there after a minute.
     pub async fn terminate(&mut self) -> Result<ExitStatus> {
+        self.signal("TERM").await?;
+        let status = timeout(Duration::from_secs(60), self.child.wait())
+            .await
+            .context("SIGTERM did not end it within 60 s")??;
+        // By force: what it had warm ends itself.
+        self.killed |= !status.success();
+        Ok(status)
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// It has ended already.
+    pub async fn signal(&self, name: &str) -> Result<()> {
         let pid = self.child.id().context("the server has ended already")?;
         Command::new("kill")
-            .args(["-TERM", &pid.to_string()])
+            .args([&format!("-{name}"), &pid.to_string()])
             .status()
             .await?;
-        timeout(Duration::from_secs(60), self.child.wait())
+        Ok(())
+    }
+
+    /// Waits until the log says something.
+    ///
+    /// # Errors
+    /// It has not after a minute.
+    pub async fn wait_log(&self, what: &str) -> Result<()> {
+        let said = async {
+            while !self.log().contains(what) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), said)
             .await
-            .context("SIGTERM did not end it within 60 s")?
-            .map_err(Into::into)
+            .with_context(|| format!("never said {what:?}; the log:\n{}", self.log()))
     }
 
     /// The number behind a metric's full name with labels, 0 where it is not there.

@@ -8,6 +8,7 @@ use std::{
 use async_trait::async_trait;
 use http::HeaderMap;
 use serde_json::{Map, Value};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -116,24 +117,42 @@ impl News {
     }
 }
 
-/// Collects the news of the answers in one HTTP response, until the response's last byte was handed to the
+/// What an answer takes along until it has been written out: its news, and its place among the calls in flight, so
+/// that a server which is leaving waits for it.
+#[derive(Debug)]
+pub(super) struct Freight {
+    pub news: Option<News>,
+    pub in_flight: Option<OwnedSemaphorePermit>,
+}
+
+impl Freight {
+    /// The answer was written out.
+    pub(super) fn arrived(self) {
+        if let Some(news) = self.news {
+            news.told();
+        }
+        drop(self.in_flight);
+    }
+}
+
+/// Collects the freight of the answers in one HTTP response, until the response's last byte was handed to the
 /// connection. A response that is dropped before takes its news along, untold.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Delivery {
-    news: Arc<Mutex<Vec<News>>>,
+    freight: Arc<Mutex<Vec<Freight>>>,
 }
 
 impl Delivery {
-    pub(super) fn carry(&self, news: News) {
-        self.news
+    pub(super) fn carry(&self, freight: Freight) {
+        self.freight
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(news);
+            .push(freight);
     }
 
     /// The response was written out.
     pub(super) fn arrived(&self) {
-        let news = std::mem::take(&mut *self.news.lock().unwrap_or_else(PoisonError::into_inner));
-        news.into_iter().for_each(News::told);
+        let freight = std::mem::take(&mut *self.freight.lock().unwrap_or_else(PoisonError::into_inner));
+        freight.into_iter().for_each(Freight::arrived);
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    caller::{Caller, Carrier, Delivery, News, Progress},
+    caller::{Caller, Carrier, Delivery, Freight, Progress},
     instructions::instructions,
     render::Answer,
     tools::Tools,
@@ -126,30 +126,28 @@ impl ServerHandler for Service {
             self.tools
                 .call(&request.name, request.arguments.unwrap_or_default(), caller),
         );
-        let Some(outcome) = call.await else {
+        let Some((answer, freight)) = call.await else {
             let name: String = request.name.chars().take(64).collect();
             return Err(ErrorData::invalid_params(
                 format!("there is no tool {name:?}"),
                 None,
             ));
         };
-        if let Some(news) = outcome.news {
-            deliver(news, parts, &context.ct);
-        }
+        deliver(freight, parts, &context.ct);
         let modern = context.protocol_version() == Some(ProtocolVersion::V_2026_07_28);
-        Ok(result(outcome.answer, modern).into())
+        Ok(result(answer, modern).into())
     }
 }
 
-/// Over HTTP the news counts as told once the response has been written out. On stdio rmcp shows no such moment:
-/// there it is the next best one, when the answer is handed over. A caller that has left is told again.
-fn deliver(news: News, parts: Option<&Parts>, cancelled: &CancellationToken) {
+/// Over HTTP an answer has arrived once the response has been written out. On stdio rmcp shows no such moment: there
+/// it is the next best one, when the answer is handed over. A caller that has left is told again.
+fn deliver(freight: Freight, parts: Option<&Parts>, cancelled: &CancellationToken) {
     if cancelled.is_cancelled() {
         return;
     }
     match parts.and_then(|parts| parts.extensions.get::<Delivery>()) {
-        Some(delivery) => delivery.carry(news),
-        None => news.told(),
+        Some(delivery) => delivery.carry(freight),
+        None => freight.arrived(),
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     arguments::{Arguments, Request},
-    caller::{Caller, Carrier, News, Reached},
+    caller::{Caller, Carrier, Freight, News, Reached},
     conversation::{Asked, Origin, Resolved, Resolver},
     render::{Answer, Heading, Session as Seen, Tell},
     watch::{Await, Watch},
@@ -47,7 +47,7 @@ pub(super) struct Tools {
     definitions: BTreeMap<ToolName, Definition>,
     config: Arc<Config>,
     metrics: Metrics,
-    in_flight: Semaphore,
+    in_flight: Arc<Semaphore>,
     handed_back: Mutex<VecDeque<RunId>>,
 }
 
@@ -98,7 +98,7 @@ impl Tools {
                 .iter()
                 .map(|name| (*name, Definition::of(*name, pools)))
                 .collect(),
-            in_flight: Semaphore::new(config.limits.calls),
+            in_flight: Arc::new(Semaphore::new(config.limits.calls)),
             handed_back: Mutex::default(),
             config,
             metrics,
@@ -124,13 +124,14 @@ impl Tools {
         tool: &str,
         arguments: Map<String, Value>,
         caller: Caller<'_>,
-    ) -> Option<Outcome> {
+    ) -> Option<(Answer, Freight)> {
         let definition = self.definitions.get(&tool.parse().ok()?)?;
         let started = Instant::now();
         let _in_flight = self.metrics.call_begins();
-        let outcome = match self.in_flight.try_acquire() {
-            Ok(_permit) => self.serve(definition, arguments, caller).await,
-            Err(_) => failed(&Failure::new(
+        let in_flight = Arc::clone(&self.in_flight).try_acquire_owned().ok();
+        let outcome = match &in_flight {
+            Some(_) => self.serve(definition, arguments, caller).await,
+            None => failed(&Failure::new(
                 FailureKind::Busy,
                 format!(
                     "{} calls are in flight, which is the limit (limit calls): try again in a moment",
@@ -138,8 +139,9 @@ impl Tools {
                 ),
             )),
         };
-        self.note(definition.name, &outcome.answer, started.elapsed());
-        Some(outcome)
+        let Outcome { answer, news } = outcome;
+        self.note(definition.name, &answer, started.elapsed());
+        Some((answer, Freight { news, in_flight }))
     }
 
     /// Logs and counts a call: the one place where failures are logged.
@@ -298,7 +300,7 @@ impl Tools {
         Ok(Outcome { answer, news: None })
     }
 
-    /// Whether all calls in flight were answered within `grace`.
+    /// Whether all calls in flight were answered, and their answers written out, within `grace`.
     pub(super) async fn drained(&self, grace: Duration) -> bool {
         let all = u32::try_from(self.config.limits.calls).unwrap_or(u32::MAX);
         timeout(grace, self.in_flight.acquire_many(all)).await.is_ok()
