@@ -57,6 +57,10 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// Renames an ended sandbox out of the session's way, to `<name>.<id>`. Already so named, or gone, is a success.
     async fn set_aside(&self, id: &SandboxId, name: &SessionName) -> Result<(), EngineError>;
 
+    /// Ends a sandbox that runs at once, as SIGKILL would, and leaves it to tell of its loss. One that does not
+    /// run, or is missing, is a success.
+    async fn end(&self, id: &SandboxId) -> Result<(), EngineError>;
+
     /// Removes a sandbox in whatever state, and all that belongs to it. A missing one is a success.
     async fn destroy(&self, id: &SandboxId) -> Result<(), EngineError>;
 

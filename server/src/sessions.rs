@@ -272,20 +272,23 @@ impl Sessions {
             Ok(guest) => guest.end(EndReason::Reset).await,
             Err(error) => Err(error),
         };
-        let patience = match ending {
-            Ok(()) | Err(GuestError::Ended(_)) => RESET,
+        match ending {
+            Ok(()) | Err(GuestError::Ended(_)) => {
+                if !self.shared.has_ended(&name, &id, RESET).await? {
+                    self.shared.engine.end(&id).await?;
+                }
+            }
             // Nobody's yet: a server died between its name and its lease. It has nothing to lose.
-            Err(GuestError::Refused(refusal)) if refusal.kind == RefusalKind::Conflict => Duration::ZERO,
+            Err(GuestError::Refused(refusal)) if refusal.kind == RefusalKind::Conflict => {
+                self.shared.engine.destroy(&id).await?;
+            }
             Err(error) => {
                 tracing::debug!(session = name.short(), sandbox = %id, %error, "does not end itself");
-                Duration::ZERO
+                self.shared.engine.end(&id).await?;
             }
-        };
-        let fate = Some(RestartReason::Reset);
-        if !self.shared.has_ended(&name, &id, patience).await? {
-            // It leaves no tombstone, so this server remembers why.
-            self.shared.engine.destroy(&id).await?;
         }
+        // Its exit code may not say why, so this server remembers.
+        let fate = Some(RestartReason::Reset);
         let bond = None;
         self.shared.table.remember(&name, Memory { id, fate, bond });
         Ok(Reset::Ended)

@@ -256,6 +256,22 @@ async fn a_sandbox_that_hangs_is_given_up_where_another_answers() {
     end(&engine, two, &["tea"]).await;
 }
 
+/// The record of a loss is made before anything else can go wrong.
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_was_given_up_is_missed_by_the_next_server_too() {
+    let engine = FakeEngine::new();
+    let one = Server::start(&engine, "one");
+    let (hung, _) = one.call("tea").await;
+    let two = Server::start(&engine, "two");
+    two.engine.impostor(&hung, Hostile::silent());
+    two.engine.dies(Op::End, When::After);
+    drop(timeout(Duration::from_secs(60), two.open("tea")).await);
+    let three = Server::start(&engine, "three");
+    assert_eq!(three.call("tea").await.1, restarted(RestartReason::EndedInside));
+    one.stop().await;
+    end(&engine, three, &["tea"]).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_restarts_costs_no_session() {
     let engine = FakeEngine::new();

@@ -28,9 +28,9 @@ use bollard::{
     exec::{CreateExecOptions, StartExecOptions},
     models::{ContainerSummaryStateEnum, SystemInfo, SystemInfoCgroupDriverEnum},
     query_parameters::{
-        CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
-        RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder, StartContainerOptions,
-        WaitContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptions,
+        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder,
+        StartContainerOptions, WaitContainerOptionsBuilder,
     },
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -185,10 +185,7 @@ impl DockerEngine {
     /// Removes a container by force, with its anonymous volumes.
     async fn remove(&self, container: &str, paused: bool) -> Result<(), EngineError> {
         if paused {
-            // Killing a frozen one hangs. If this fails the removal will too, and that is what is told.
-            if let Err(failure) = call::UNPAUSE.run(self.docker.unpause_container(container)).await {
-                tracing::debug!(container, reason = failure.message(), "cannot be unpaused");
-            }
+            self.unfreeze(container).await;
         }
         let options = RemoveContainerOptionsBuilder::default()
             .force(true)
@@ -202,6 +199,13 @@ impl DockerEngine {
                 Some(409) => self.removed(container).await,
                 _ => Err(failure.into()),
             },
+        }
+    }
+
+    /// Killing a frozen container hangs. If this fails the killing will too, and that is what is told.
+    async fn unfreeze(&self, container: &str) {
+        if let Err(failure) = call::UNPAUSE.run(self.docker.unpause_container(container)).await {
+            tracing::debug!(container, reason = failure.message(), "cannot be unpaused");
         }
     }
 
@@ -359,6 +363,25 @@ impl Engine for DockerEngine {
             },
             _ => Ok(()),
         }
+    }
+
+    async fn end(&self, id: &SandboxId) -> Result<(), EngineError> {
+        let containers = self.containers("label", format!("{}={id}", listing::ID)).await?;
+        for container in containers {
+            let paused = container.state == Some(ContainerSummaryStateEnum::PAUSED);
+            let Some(container) = container.id else { continue };
+            if paused {
+                self.unfreeze(&container).await;
+            }
+            let kill = self
+                .docker
+                .kill_container(&container, None::<KillContainerOptions>);
+            match call::KILL.run(kill).await {
+                Err(failure) if !matches!(failure.status(), Some(404 | 409)) => return Err(failure.into()),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     async fn destroy(&self, id: &SandboxId) -> Result<(), EngineError> {

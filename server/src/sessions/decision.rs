@@ -4,7 +4,7 @@ use greenroom_protocol::RestartReason;
 
 use super::Provenance;
 use crate::{
-    engine::{Found, Place},
+    engine::{Found, Place, Tombstone},
     sandbox::SandboxId,
 };
 
@@ -44,12 +44,12 @@ pub(super) enum Step {
     },
 }
 
-/// Decides. Where a session's sandbox is gone, the reason is taken from the most certain source: its
-/// tombstone, what it said of itself, then what must be presumed.
+/// Decides. Where a session's sandbox is gone, the reason is taken from the most certain source: what it said of
+/// itself or this server did to it, its tombstone, then what must be presumed.
 pub(super) fn decide(found: &Found, knowledge: Knowledge<'_>) -> Step {
     // Only sandboxes with news are set aside; one without is a leftover.
     let recorded = match &found.tombstone {
-        Some(tombstone) => match tombstone.fate.reason() {
+        Some(tombstone) => match reason(tombstone, knowledge) {
             Some(reason) => Some(reason),
             None => return Step::Bury(tombstone.id.clone()),
         },
@@ -62,7 +62,7 @@ pub(super) fn decide(found: &Found, knowledge: Knowledge<'_>) -> Step {
             recorded,
             presumed: presumed(knowledge, Some(id)),
         },
-        Place::Exited(tombstone) => match tombstone.fate.reason() {
+        Place::Exited(tombstone) => match reason(tombstone, knowledge) {
             None => Step::Bury(tombstone.id.clone()),
             news => Step::Claim {
                 aside: Some(tombstone.id.clone()),
@@ -74,6 +74,14 @@ pub(super) fn decide(found: &Found, knowledge: Knowledge<'_>) -> Step {
             news: recorded.or_else(|| presumed(knowledge, None)),
         },
     }
+}
+
+/// Why an ended sandbox ended; `None` where it was nobody's.
+fn reason(tombstone: &Tombstone, knowledge: Knowledge<'_>) -> Option<RestartReason> {
+    let recorded = tombstone.fate.reason()?;
+    // One that had to be killed shows no more than that.
+    let known = knowledge.fate.filter(|_| knowledge.known == Some(&tombstone.id));
+    Some(known.unwrap_or(recorded))
 }
 
 /// The loss of which no record stands.
@@ -92,7 +100,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::{engine::Tombstone, sandbox::Fate};
+    use crate::sandbox::Fate;
 
     const IDLE: i64 = 81;
     const UNBOUND: i64 = 80;
@@ -253,10 +261,24 @@ mod tests {
             fate: Some(RestartReason::Reset),
             provenance: Provenance::Own,
         };
+        for (place, aside) in [(Place::Absent, None), (Place::Exited(tombstone(1, 137)), Some(1))] {
+            let found = Found {
+                place,
+                tombstone: None,
+            };
+            assert_eq!(
+                decide(&found, knowledge),
+                claim(aside, Some(RestartReason::Reset))
+            );
+        }
+        // What is known of one says nothing of another.
         let found = Found {
-            place: Place::Absent,
+            place: Place::Exited(tombstone(2, 137)),
             tombstone: None,
         };
-        assert_eq!(decide(&found, knowledge), claim(None, Some(RestartReason::Reset)));
+        assert_eq!(
+            decide(&found, knowledge),
+            claim(Some(2), Some(RestartReason::EndedInside))
+        );
     }
 }

@@ -260,20 +260,24 @@ impl Opening {
     }
 
     /// A sandbox has decided to end: waits for that. One that goes on running has given up its lease all the
-    /// same, so it is destroyed.
+    /// same, so it is ended, or destroyed where there is no loss to tell of.
     async fn see_off(&mut self, id: &SandboxId, reason: EndReason) -> Result<Asked, OpenError> {
-        if let Some(reason) = restart_reason(reason) {
-            self.know(id, Some(reason));
+        let lost = restart_reason(reason);
+        if lost.is_some() {
+            self.know(id, lost);
         }
         if !self.has_ended(id).await? {
             tracing::warn!(session = self.name.short(), sandbox = %id, "says that it ends, and does not");
-            self.destroy(id).await?;
+            match lost {
+                Some(_) => self.shared.engine.end(id).await?,
+                None => self.destroy(id).await?,
+            }
         }
         Ok(Asked::Over(None))
     }
 
     /// A sandbox answers no hello, though its relay is connected. Where another one answers it is the
-    /// sandbox that hangs and not the host or the engine, and it is destroyed.
+    /// sandbox that hangs and not the host or the engine, and it is ended.
     async fn give_up(&mut self, id: &SandboxId) -> Result<Asked, OpenError> {
         let answers = match self.shared.table.another(id) {
             Some(other) => other.hello().await.is_ok(),
@@ -287,9 +291,10 @@ impl Opening {
         if !answers {
             return Err(OpenError::Silent);
         }
-        tracing::warn!(session = self.name.short(), sandbox = %id, "answers no hello while another does: destroyed");
+        tracing::warn!(session = self.name.short(), sandbox = %id, "answers no hello while another does: ended");
         self.know(id, Some(RestartReason::Unresponsive));
-        self.destroy(id).await?;
+        // Not destroyed: should this server die before it has told of the loss, the next one finds it on record.
+        self.shared.engine.end(id).await?;
         Ok(Asked::Over(None))
     }
 

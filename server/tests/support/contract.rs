@@ -185,6 +185,17 @@ async fn tells_how_sandboxes_ended(case: &Case, bench: &impl Bench) {
         case.ended(&id, "killed", 137).await
     };
     let (unbound, killed) = tokio::join!(unbound, killed);
+    let ended = case.running(&case.spec).await;
+    for again in 0..2 {
+        let outcome = case.engine.end(&ended).await;
+        assert!(outcome.is_ok(), "{again}: {outcome:?}");
+    }
+    let ended = case.ended(&ended, "ended", 137).await;
+    assert_eq!(ended.fate.reason(), Some(RestartReason::EndedInside));
+    case.engine
+        .end(&SandboxId::mint().unwrap())
+        .await
+        .expect("a missing one");
     assert_eq!(unbound.fate.reason(), None);
     assert_eq!(killed.fate.reason(), Some(RestartReason::EndedInside));
     let (idle, lifetime, reset, evicted) = tokio::join!(
@@ -197,7 +208,7 @@ async fn tells_how_sandboxes_ended(case: &Case, bench: &impl Bench) {
     assert_eq!(lifetime.fate.reason(), Some(RestartReason::Lifetime));
     assert_eq!(reset.fate.reason(), Some(RestartReason::Reset));
     assert_eq!(evicted.fate.reason(), Some(RestartReason::Evicted));
-    for tombstone in [unbound, killed, idle, lifetime, reset, evicted] {
+    for tombstone in [unbound, killed, ended, idle, lifetime, reset, evicted] {
         case.destroy(&tombstone.id).await;
     }
 }

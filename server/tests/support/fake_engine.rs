@@ -344,6 +344,15 @@ impl Engine for FakeEngine {
         .await
     }
 
+    async fn end(&self, id: &SandboxId) -> Result<(), EngineError> {
+        let id = id.clone();
+        self.call(Op::End, move |world| {
+            world.end(&id, 137, false);
+            Ok(())
+        })
+        .await
+    }
+
     async fn destroy(&self, id: &SandboxId) -> Result<(), EngineError> {
         let id = id.clone();
         self.call(Op::Destroy, move |world| {

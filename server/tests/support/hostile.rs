@@ -177,6 +177,10 @@ impl Engine for Hostile {
         none()
     }
 
+    async fn end(&self, _: &SandboxId) -> Result<(), EngineError> {
+        none()
+    }
+
     async fn destroy(&self, _: &SandboxId) -> Result<(), EngineError> {
         none()
     }

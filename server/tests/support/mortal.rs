@@ -155,6 +155,10 @@ impl Engine for Mortal {
         self.call(Op::SetAside, self.engine.set_aside(id, name)).await
     }
 
+    async fn end(&self, id: &SandboxId) -> Result<(), EngineError> {
+        self.call(Op::End, self.engine.end(id)).await
+    }
+
     async fn destroy(&self, id: &SandboxId) -> Result<(), EngineError> {
         self.call(Op::Destroy, self.engine.destroy(id)).await
     }
