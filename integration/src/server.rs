@@ -467,7 +467,7 @@ fn toml(config: &Config, state: &Path, port: u16, deployment: &str) -> String {
         .unwrap_or_default();
     format!(
         "listen = \"127.0.0.1:{port}\"\nstate_dir = {state:?}\n{top}\n[engine]\ndeployment = \"{deployment}\"\n{socket}\n\
-         [pool.python]\nwarm = {warm}\nmax = {max}\n{pool}",
+         [pool.python]\nwarm = {warm}\nwarm_max = {warm}\nmax = {max}\n{pool}",
         state = state.join("state").display().to_string(),
     )
 }

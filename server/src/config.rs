@@ -173,6 +173,8 @@ pub struct PoolConfig {
     pub preload: Vec<String>,
     /// `warm`: how many wait for a conversation.
     pub warm: usize,
+    /// `warm_max`: how many wait where many conversations began at once lately.
+    pub warm_max: usize,
     /// `max`: sandboxes of this pool at once, bound ones and warm ones.
     pub max: usize,
     /// `boots`: boots under way at once.

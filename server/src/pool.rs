@@ -28,6 +28,7 @@
 //! a boot for a waiting claim may take the last; so only claims fill the pool, and a keeper that sees it
 //! full lets go of one warm sandbox at a time.
 
+mod appetite;
 mod boot;
 mod census;
 mod claim;
@@ -189,6 +190,8 @@ pub struct PoolSpec {
     pub sandbox: SandboxSpec,
     /// Sandboxes kept warm; never the last of `max`, which is left to a conversation. Default 2.
     pub warm: usize,
+    /// Sandboxes kept warm where many were claimed at once lately; below `warm` it means `warm`. Default 0: no more.
+    pub warm_max: usize,
     /// Sandboxes of this pool that may exist on the engine at once, whoever made them. Default 32.
     pub max: usize,
     /// Boots under way at once. Default: this machine's cores; more is slower, measured.
@@ -217,6 +220,7 @@ impl PoolSpec {
         Self {
             sandbox,
             warm: 2,
+            warm_max: 0,
             max: 32,
             parallel_boots: std::thread::available_parallelism().map_or(2, usize::from),
             boot_deadline: Duration::from_secs(20),

@@ -199,6 +199,7 @@ fn spec(config: &Config, name: &PoolName, pool: &PoolConfig) -> PoolSpec {
     PoolSpec {
         sandbox: pool.sandbox(name),
         warm: pool.warm,
+        warm_max: pool.warm_max.min(pool.max.saturating_sub(1)),
         max: pool.max,
         parallel_boots: pool.boots,
         boot_deadline: pool.boot_timeout,

@@ -60,6 +60,30 @@ async fn a_pool_fills_grants_and_refills() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_burst_keeps_more_warm_until_it_is_forgotten() {
+    let engine = slow(500);
+    let spec = PoolSpec {
+        warm_max: 5,
+        ..pool_spec(1, 32)
+    };
+    let bench = Bench::start(&engine, spec);
+    bench.settled().await;
+    let names: Vec<_> = (0..8).map(|n| format!("conversation {n}")).collect();
+    join_all(names.iter().map(|name| bench.adopted(name))).await;
+    bench
+        .until("as many as came, within bounds", |c| c.counts.warm == 5)
+        .await;
+    // Nobody comes again: some minutes later all but one are let go.
+    let began = Instant::now();
+    bench.settled().await;
+    let minutes = began.elapsed().as_secs() / 60;
+    assert!((9..=15).contains(&minutes), "{minutes} minutes");
+    assert_eq!(bench.heard.count(|e| *e == PoolEvent::Condemned(Why::Surplus)), 4);
+    bench.end_sessions().await;
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_empty_pool_boots_on_demand_and_keeps_nothing() {
     let engine = slow(1000);
     let bench = Bench::start(&engine, pool_spec(0, 8));

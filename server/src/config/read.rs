@@ -287,11 +287,14 @@ fn pool(from: &mut Layers, name: &str, engine: Runtime, machine_cpus: usize) -> 
     let preload = ["numpy", "pandas", "matplotlib.pyplot"]
         .map(str::to_owned)
         .to_vec();
+    let warm = from.take(&key("warm"), 2);
     let pool = PoolConfig {
         image: from.take(&key("image"), "greenroom/python:latest".to_owned()),
         languages: from.take(&key("languages"), python),
         preload: from.take(&key("preload"), preload),
-        warm: from.take(&key("warm"), 2),
+        warm,
+        // Whoever wants none waiting means none.
+        warm_max: from.take(&key("warm_max"), if warm == 0 { 0 } else { warm.max(4) }),
         max: from.take(&key("max"), 32),
         boots: from.take(&key("boots"), machine_cpus.max(1)),
         idle: from.take(&key("idle"), 2 * HOUR),

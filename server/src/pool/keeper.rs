@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     PoolSpec,
+    appetite::Appetite,
     boot::{BootError, Failed, Order, Ready},
     census::{Census, PoolObserver, Readiness, Unready, Why},
     claim::{Custody, Request, Returned},
@@ -115,6 +116,7 @@ pub(super) struct Keeper {
     queue: Queue,
     pace: Pace,
     looks: Looks,
+    appetite: Appetite,
     image: Image,
     phase: Phase,
     tasks: JoinSet<Report>,
@@ -143,6 +145,7 @@ impl Keeper {
             queue,
             pace: Pace::new(),
             looks: Looks::new(),
+            appetite: Appetite::default(),
             image: Image::Wanted(Tried::No),
             phase: Phase::Open,
             tasks: JoinSet::new(),
@@ -206,11 +209,17 @@ impl Keeper {
             self.looks.next(self.need(), now),
             self.ledger.next_beyond(self.spec.warm_age, now),
             self.ledger.next_beyond(self.ripe_age(), now),
+            self.appetite.next(),
         ]
         .into_iter()
         .flatten()
         .filter(|at| *at > now)
         .min()
+    }
+
+    /// How many to keep warm now.
+    fn target(&mut self, now: Instant) -> usize {
+        self.appetite.target(self.spec.warm, self.spec.warm_max, now)
     }
 
     /// Warm sandboxes of this age get their replacement booted, so that one is there when they have to go.
@@ -223,7 +232,7 @@ impl Keeper {
     fn replace_aged(&mut self, now: Instant) {
         let ripe = self.ledger.warm_beyond(self.ripe_age(), now);
         let fresh = self.ledger.counts().warm - ripe.len();
-        let aged = if fresh >= self.spec.warm {
+        let aged = if fresh >= self.target(now) {
             ripe
         } else {
             self.ledger.warm_beyond(self.spec.warm_age, now)
@@ -246,7 +255,7 @@ impl Keeper {
             waiting: self.queue.len(),
             warm: counts.warm - self.ledger.warm_beyond(self.ripe_age(), now).len(),
             booting: counts.booting,
-            target: self.spec.warm,
+            target: self.target(now),
             parallel: self.spec.parallel_boots.max(1),
             free: self
                 .pace

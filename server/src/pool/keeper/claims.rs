@@ -19,6 +19,7 @@ impl Keeper {
         if self.phase == Phase::Closing {
             return self.refuse(request, ClaimError::Closed, now);
         }
+        self.appetite.claimed(now);
         if let Err(request) = self.queue.push(request) {
             let error = ClaimError::QueueFull {
                 pool: self.spec.name().clone(),

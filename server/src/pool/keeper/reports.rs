@@ -201,7 +201,7 @@ impl Keeper {
     fn trim(&mut self, now: Instant) {
         let counts = self.ledger.counts();
         if counts.booting == 0 {
-            for _ in self.spec.warm..counts.warm {
+            for _ in self.target(now)..counts.warm {
                 if let Some(id) = self.ledger.oldest_warm() {
                     self.condemn(&id, Why::Surplus, Created::Done, now);
                 }
