@@ -7,7 +7,10 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use greenroom::config::{Inputs, Loaded, Report};
+use greenroom::{
+    config::{Inputs, Loaded, Report},
+    operator::Which,
+};
 
 /// The variable that names the configuration file.
 const CONFIG: &str = "GREENROOM_CONFIG";
@@ -48,12 +51,51 @@ pub(crate) enum Command {
         #[arg(long, value_name = "ID")]
         conversation: Option<String>,
     },
+    /// Shows the sandboxes of this deployment, or ends conversations'; no server needs to run
+    Sessions {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        #[command(subcommand)]
+        end: Option<SessionsCommand>,
+    },
+    /// Shows what no server will clear away, and clears it away
+    Sweep {
+        /// Shows it only
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Checks that everything works, by booting one sandbox
     Doctor,
     /// Prints the configuration in force, with the source of each value
     Config,
     /// Prints the version
     Version,
+}
+
+/// What to do with sessions.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionsCommand {
+    /// Ends sessions; the next call of each hears of it
+    End {
+        /// How their session or sandbox begins, as the list shows it
+        #[arg(
+            value_name = "BEGINNING",
+            required_unless_present = "all",
+            conflicts_with = "all"
+        )]
+        beginnings: Vec<String>,
+        /// Every one
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+impl SessionsCommand {
+    pub(crate) fn which(self) -> Which {
+        let Self::End { beginnings, all } = self;
+        if all { Which::All } else { Which::Of(beginnings) }
+    }
 }
 
 /// Why there is no configuration.

@@ -3,7 +3,10 @@
 pub mod docker;
 mod injection;
 
-use std::{fmt, time::SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -66,6 +69,9 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
 
     /// Every sandbox of this deployment.
     async fn list(&self) -> Result<Vec<Listed>, EngineError>;
+
+    /// What a running sandbox uses.
+    async fn usage(&self, id: &SandboxId) -> Result<Usage, EngineError>;
 
     /// Clears away what no sandbox owns any more, such as processes that an engine left behind when it
     /// forgot their sandbox, and answers how many such leftovers it ended. One that is seen for the first
@@ -130,6 +136,15 @@ pub struct Listed {
     pub created_at: SystemTime,
     /// When it was started, if it was.
     pub started_at: Option<SystemTime>,
+}
+
+/// What a sandbox uses of its host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time since it was started.
+    pub cpu: Duration,
+    /// Memory, but for caches that the host would drop.
+    pub memory_bytes: u64,
 }
 
 /// What a listed sandbox is doing.

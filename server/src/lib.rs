@@ -31,6 +31,7 @@
 //! | [`mcp`] | tools, which conversation a call belongs to, answers, transports |
 //! | [`http`] | the listener, its limits, health, readiness, metrics |
 //! | [`serve`] | wires them, and shuts them down in order |
+//! | [`operator`] | what the command line shows of a deployment and does to it, server or not |
 //! | [`doctor`] | boots one sandbox and says what is wrong with a host |
 //!
 //! The other half of the house is inside the sandboxes: `sandbox-images/agent` is PID 1 there, and
@@ -62,6 +63,7 @@ pub mod guest;
 pub mod http;
 pub mod mcp;
 pub mod metrics;
+pub mod operator;
 pub mod pool;
 pub mod sandbox;
 pub mod serve;

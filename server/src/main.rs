@@ -14,12 +14,13 @@ use greenroom::{
     config::{Config, Loaded, LogFormat},
     conversation::ConversationId,
     doctor,
+    operator::{self, Broom, Format},
     serve::Server,
 };
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
-use self::cli::{Cli, Command};
+use self::cli::{Cli, Command, SessionsCommand};
 
 /// The command line or the configuration is wrong: `EX_USAGE`.
 const WRONG: u8 = 64;
@@ -58,6 +59,17 @@ fn run(command: Command, loaded: Loaded) -> Result<ExitCode> {
     match command {
         Command::Version => print(&format!("greenroom {}\n", env!("CARGO_PKG_VERSION")))?,
         Command::Config => print(&loaded.to_toml())?,
+        Command::Sessions { json, end } => {
+            log(&loaded.config)?;
+            let format = if json { Format::Json } else { Format::Table };
+            let end = end.map(SessionsCommand::which);
+            print(&runtime()?.block_on(operator::sessions(&loaded.config, format, end))?)?;
+        }
+        Command::Sweep { dry_run } => {
+            log(&loaded.config)?;
+            let broom = if dry_run { Broom::Dry } else { Broom::Wet };
+            print(&runtime()?.block_on(operator::sweep(&loaded.config, broom))?)?;
+        }
         Command::Doctor => {
             log(&loaded.config)?;
             let report = runtime()?.block_on(doctor::run(&loaded.config));

@@ -50,6 +50,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::sweep::judge;
 pub use self::{
     census::{BootFault, Census, Counts, Hit, PoolEvent, PoolObserver, Readiness, Unready, Why},
     claim::{AdoptError, Claim, ClaimError, Delay},

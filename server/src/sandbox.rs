@@ -3,12 +3,14 @@
 use std::{fmt, time::SystemTime};
 
 use greenroom_protocol::{AgentConfig, EndReason, RestartReason};
+use serde::Serialize;
 
 use crate::conversation::{PoolName, hex};
 
 /// A sandbox's id: minted here before the engine is asked for anything, so that a create that failed,
 /// hung or was dropped can still be destroyed.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
 pub struct SandboxId(String);
 
 impl SandboxId {

@@ -172,14 +172,14 @@ impl Server {
     }
 }
 
-fn secret(config: &Config) -> Result<Secret, StateError> {
+pub(crate) fn secret(config: &Config) -> Result<Secret, StateError> {
     match &config.secret_file {
         Some(file) => state_dir::read(file),
         None => StateDir::open(&config.state_dir)?.secret(),
     }
 }
 
-async fn engine(config: &Config, secret: &Secret) -> Result<Arc<dyn Engine>, ServeError> {
+pub(crate) async fn engine(config: &Config, secret: &Secret) -> Result<Arc<dyn Engine>, ServeError> {
     let mut random = [0; 6];
     getrandom::fill(&mut random).map_err(ServeError::Random)?;
     let creator = format!("{}-{}", std::process::id(), hex(&random));
@@ -195,7 +195,7 @@ async fn engine(config: &Config, secret: &Secret) -> Result<Arc<dyn Engine>, Ser
     }
 }
 
-fn spec(config: &Config, name: &PoolName, pool: &PoolConfig) -> PoolSpec {
+pub(crate) fn spec(config: &Config, name: &PoolName, pool: &PoolConfig) -> PoolSpec {
     PoolSpec {
         sandbox: pool.sandbox(name),
         warm: pool.warm,

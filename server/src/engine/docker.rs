@@ -30,7 +30,7 @@ use bollard::{
     query_parameters::{
         CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptions,
         ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder,
-        StartContainerOptions, WaitContainerOptionsBuilder,
+        StartContainerOptions, StatsOptionsBuilder, WaitContainerOptionsBuilder,
     },
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -44,7 +44,7 @@ use self::{
     leftovers::{Leftovers, Parent},
     listing::Doing,
 };
-use super::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone};
+use super::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone, Usage};
 use crate::{
     conversation::SessionName,
     sandbox::{SandboxId, SandboxSpec},
@@ -406,6 +406,18 @@ impl Engine for DockerEngine {
             .try_filter_map(|listed| async { Ok(listed) })
             .try_collect()
             .await
+    }
+
+    async fn usage(&self, id: &SandboxId) -> Result<Usage, EngineError> {
+        let container = self.container(id).await?;
+        let options = StatsOptionsBuilder::default()
+            .stream(false)
+            .one_shot(true)
+            .build();
+        let mut stats = std::pin::pin!(self.docker.stats(&container, Some(options)));
+        let stats = async { stats.next().await.transpose() };
+        let stats = call::STATS.run(stats).await?.unwrap_or_default();
+        Ok(listing::usage(&stats))
     }
 
     async fn sweep(&self) -> Result<usize, EngineError> {

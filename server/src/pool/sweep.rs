@@ -265,7 +265,7 @@ impl Created {
 }
 
 /// What the wall clock says of a sandbox.
-fn judge(sandbox: &Listed, spec: &SweepSpec, wall: SystemTime) -> Option<Ground> {
+pub(crate) fn judge(sandbox: &Listed, spec: &SweepSpec, wall: SystemTime) -> Option<Ground> {
     let times = spec.pools.get(&sandbox.pool).copied().unwrap_or(Times {
         warm: UNKNOWN_POOL,
         running: UNKNOWN_POOL,

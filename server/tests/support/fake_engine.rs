@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use greenroom::{
     conversation::SessionName,
-    engine::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone},
+    engine::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone, Usage},
     sandbox::{Fate, SandboxId, SandboxSpec},
 };
 use greenroom_agent::kernel::Kernel;
@@ -373,6 +373,14 @@ impl Engine for FakeEngine {
                     .map(|(id, sandbox)| sandbox.listed(id))
                     .collect()
             }))
+        })
+        .await
+    }
+
+    async fn usage(&self, id: &SandboxId) -> Result<Usage, EngineError> {
+        let id = id.clone();
+        self.call(Op::Usage, move |world| {
+            world.changing(|state| state.running(&id).map(|_| Usage::default()))
         })
         .await
     }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use greenroom::{
     conversation::SessionName,
-    engine::{Adoption, Channel, Engine, EngineError, Found, Listed, Place},
+    engine::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Usage},
     guest::{Guest, GuestError},
     sandbox::{SandboxId, SandboxSpec},
 };
@@ -186,6 +186,10 @@ impl Engine for Hostile {
     }
 
     async fn list(&self) -> Result<Vec<Listed>, EngineError> {
+        none()
+    }
+
+    async fn usage(&self, _: &SandboxId) -> Result<Usage, EngineError> {
         none()
     }
 

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use greenroom::{
     conversation::SessionName,
-    engine::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone},
+    engine::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone, Usage},
     sandbox::{SandboxId, SandboxSpec},
 };
 use tokio::{
@@ -165,6 +165,10 @@ impl Engine for Mortal {
 
     async fn list(&self) -> Result<Vec<Listed>, EngineError> {
         self.call(Op::List, self.engine.list()).await
+    }
+
+    async fn usage(&self, id: &SandboxId) -> Result<Usage, EngineError> {
+        self.call(Op::Usage, self.engine.usage(id)).await
     }
 
     async fn sweep(&self) -> Result<usize, EngineError> {

@@ -17,6 +17,7 @@ pub(super) struct Call {
 pub(super) const ASK: Call = Call::new("say what it is", 10);
 pub(super) const LIST: Call = Call::new("list its sandboxes", 10);
 pub(super) const INSPECT: Call = Call::new("show a sandbox", 10);
+pub(super) const STATS: Call = Call::new("say what a sandbox uses", 10);
 pub(super) const IMAGE: Call = Call::new("show an image", 10);
 pub(super) const CREATE: Call = Call::new("create a sandbox", 30);
 pub(super) const START: Call = Call::new("start a sandbox", 30);

@@ -5,11 +5,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bollard::models::{ContainerState, ContainerSummary, ContainerSummaryStateEnum};
+use bollard::models::{ContainerState, ContainerStatsResponse, ContainerSummary, ContainerSummaryStateEnum};
 use greenroom_protocol::GENERATION;
 
 use crate::{
     conversation::{PoolName, SessionName},
+    engine::Usage,
     sandbox::{Fate, SandboxId},
 };
 
@@ -101,6 +102,25 @@ impl Doing {
             Docker::RESTARTING | Docker::REMOVING | Docker::STOPPING => Self::Ending,
             Docker::EXITED | Docker::DEAD | Docker::EMPTY => Self::Exited,
         }
+    }
+}
+
+/// What a container uses, as `docker stats` counts it.
+pub(super) fn usage(stats: &ContainerStatsResponse) -> Usage {
+    let cpu = stats
+        .cpu_stats
+        .as_ref()
+        .and_then(|cpu| cpu.cpu_usage.as_ref()?.total_usage);
+    let memory = stats.memory_stats.as_ref();
+    let of = |name: &str| memory.and_then(|memory| memory.stats.as_ref()?.get(name).copied());
+    // By these names with cgroups v1 and v2.
+    let cache = of("total_inactive_file")
+        .or_else(|| of("inactive_file"))
+        .unwrap_or(0);
+    let used = memory.and_then(|memory| memory.usage).unwrap_or(0);
+    Usage {
+        cpu: Duration::from_nanos(cpu.unwrap_or(0)),
+        memory_bytes: used.saturating_sub(cache),
     }
 }
 

@@ -18,6 +18,7 @@ pub enum Op {
     End,
     Destroy,
     List,
+    Usage,
     Sweep,
 }
 
@@ -34,6 +35,7 @@ impl Op {
             Self::End => "end a sandbox",
             Self::Destroy => "remove a sandbox",
             Self::List => "list its sandboxes",
+            Self::Usage => "say what a sandbox uses",
             Self::Sweep => "sweep",
         }
     }

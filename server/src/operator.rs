@@ -1,0 +1,345 @@
+//! What an operator sees of a deployment from the command line and may do to it, whether or not a server runs:
+//! `greenroom sessions` and `greenroom sweep`.
+//!
+//! All of it comes from the engine and from the agents, as everything else does: there is no server to ask.
+
+mod commands;
+mod table;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::{StreamExt as _, stream};
+use greenroom_protocol::{EndReason, LeaseState, RestartReason};
+use serde::Serialize;
+use tokio::time::timeout;
+
+pub use self::{
+    commands::{Broom, Format, sessions, sweep},
+    table::Table,
+};
+use crate::{
+    config::Config,
+    engine::{Engine, EngineError, Listed, ListedState, Usage},
+    guest::{Guest, GuestError},
+    pool::{Ground, SweepSpec, judge},
+    sandbox::SandboxId,
+    serve::{self, ServeError},
+};
+
+/// A sandbox that does not answer within this is shown as one that does not.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Sandboxes that are asked at once: each costs a channel.
+const ASKED: usize = 4;
+/// How long one that was told to end may take: its agent gives itself 2 s.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// A deployment, as its operator has it.
+#[derive(Debug)]
+pub struct Operator {
+    engine: Arc<dyn Engine>,
+    sweep: SweepSpec,
+}
+
+/// One sandbox of the deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Shown {
+    /// Its id.
+    pub sandbox: SandboxId,
+    /// The first digits of its session's name, as logs show them; nothing of the conversation can be read from it.
+    pub session: Option<String>,
+    /// The pool.
+    pub pool: String,
+    /// What it is doing.
+    #[serde(flatten)]
+    pub state: State,
+    /// Since its creation, in seconds.
+    pub age_seconds: u64,
+    /// Processor time that it has used, in milliseconds.
+    pub cpu_milliseconds: Option<u64>,
+    /// Memory that it uses, in bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+/// What a sandbox is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum State {
+    /// Being made.
+    Booting,
+    /// Nobody's yet.
+    Warm,
+    /// A session's.
+    Bound {
+        /// Without a run, tunnel or transfer, in seconds.
+        idle_seconds: u64,
+        /// Until it ends if nothing more happens, in seconds.
+        ends_in_seconds: u64,
+    },
+    /// On its way out.
+    Ending,
+    /// It runs, and its agent does not answer.
+    Silent,
+    /// It ended, and its session has not been told yet.
+    Ended {
+        /// Why; none where it was nobody's.
+        reason: Option<RestartReason>,
+    },
+}
+
+/// Which sessions to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Every one.
+    All,
+    /// Those whose session or sandbox begins so.
+    Of(Vec<String>),
+}
+
+/// Why an operator's wish was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// The state directory, or the engine.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// No session begins so.
+    #[error("no session or sandbox begins with {0:?}: `greenroom sessions` lists them")]
+    NoSuch(String),
+    /// Several do.
+    #[error("{0:?} is the beginning of {1} sessions: write more of it")]
+    Ambiguous(String, usize),
+}
+
+impl Operator {
+    /// Reaches the engine.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn connect(config: &Config) -> Result<Self, OperatorError> {
+        let secret = serve::secret(config).map_err(ServeError::State)?;
+        let specs: Vec<_> = config
+            .pools
+            .iter()
+            .map(|(name, pool)| serve::spec(config, name, pool))
+            .collect();
+        Ok(Self {
+            engine: serve::engine(config, &secret).await?,
+            sweep: SweepSpec::of(&specs),
+        })
+    }
+
+    /// Every sandbox of the deployment, the youngest last.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn sandboxes(&self) -> Result<Vec<Shown>, OperatorError> {
+        let listed = self.engine.list().await?;
+        let shown = stream::iter(listed)
+            .map(|sandbox| self.show(sandbox))
+            .buffered(ASKED);
+        let mut shown: Vec<_> = shown.collect().await;
+        shown.sort_by_key(|one| std::cmp::Reverse(one.age_seconds));
+        Ok(shown)
+    }
+
+    async fn show(&self, sandbox: Listed) -> Shown {
+        let age = SystemTime::now()
+            .duration_since(sandbox.created_at)
+            .unwrap_or_default();
+        let (mut session, mut usage) = (None, None);
+        let state = match sandbox.state {
+            ListedState::Created => State::Booting,
+            ListedState::Ending => State::Ending,
+            ListedState::Exited(fate) => State::Ended {
+                reason: fate.reason().filter(|_| sandbox.adopted),
+            },
+            ListedState::Running => {
+                usage = self.engine.usage(&sandbox.id).await.ok();
+                match timeout(ANSWER, self.ask(&sandbox.id)).await {
+                    Ok(Ok(LeaseState::Bound(lease))) => {
+                        session = Some(lease.key.0.chars().take(12).collect());
+                        State::Bound {
+                            idle_seconds: lease.idle_ms / 1000,
+                            ends_in_seconds: lease.ends_in_ms / 1000,
+                        }
+                    }
+                    Ok(Ok(LeaseState::Unbound)) => State::Warm,
+                    Ok(Ok(LeaseState::Ending(_))) => State::Ending,
+                    Ok(Err(_)) | Err(_) => State::Silent,
+                }
+            }
+        };
+        Shown {
+            sandbox: sandbox.id,
+            session,
+            pool: sandbox.pool.as_str().to_owned(),
+            state,
+            age_seconds: age.as_secs(),
+            cpu_milliseconds: usage.map(|Usage { cpu, .. }| cpu.as_millis().try_into().unwrap_or(u64::MAX)),
+            memory_bytes: usage.map(|usage| usage.memory_bytes),
+        }
+    }
+
+    async fn ask(&self, id: &SandboxId) -> Result<LeaseState, GuestError> {
+        let guest = Guest::connect(Arc::clone(&self.engine), id.clone()).await?;
+        Ok(guest.hello().await?.lease)
+    }
+
+    /// Ends sessions as a reset does: the next call of each hears of it. Answers which were ended. Warm sandboxes
+    /// are left alone: they are a server's.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn end(&self, which: &Which) -> Result<Vec<Shown>, OperatorError> {
+        let mut chosen = select(self.sandboxes().await?, which)?;
+        for session in &chosen {
+            self.end_one(&session.sandbox).await?;
+        }
+        chosen.sort_by(|a, b| a.session.cmp(&b.session));
+        Ok(chosen)
+    }
+
+    async fn end_one(&self, id: &SandboxId) -> Result<(), OperatorError> {
+        let asked = timeout(ANSWER, async {
+            let guest = Guest::connect(Arc::clone(&self.engine), id.clone()).await?;
+            guest.end(EndReason::Reset).await
+        });
+        if !matches!(asked.await, Ok(Ok(()))) {
+            tracing::debug!(sandbox = %id, "does not end itself");
+            return Ok(self.engine.end(id).await?);
+        }
+        let ended = timeout(ENDING, async {
+            while self.runs(id).await? {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Ok::<_, EngineError>(())
+        });
+        match ended.await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => Ok(self.engine.end(id).await?),
+        }
+    }
+
+    async fn runs(&self, id: &SandboxId) -> Result<bool, EngineError> {
+        let listed = self.engine.list().await?;
+        let state = listed.iter().find(|one| one.id == *id).map(|one| one.state);
+        Ok(matches!(state, Some(ListedState::Running | ListedState::Ending)))
+    }
+
+    /// What no server and no agent will clear away. What a server is in the middle of looks alike for a moment, so
+    /// a sandbox that was created and not started is left to the servers' own sweep.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn leftovers(&self) -> Result<Vec<(SandboxId, Ground)>, OperatorError> {
+        let listed = self.engine.list().await?;
+        let now = SystemTime::now();
+        let judged = listed
+            .into_iter()
+            .filter_map(|one| Some((one.id.clone(), judge(&one, &self.sweep, now)?)));
+        Ok(judged.collect())
+    }
+
+    /// Clears leftovers away, and what an engine left behind when it forgot its sandboxes. Answers how many of the
+    /// latter there were.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn sweep(
+        &self,
+        leftovers: &[(SandboxId, Ground)],
+        second_look: Duration,
+    ) -> Result<usize, OperatorError> {
+        for (id, _) in leftovers {
+            self.engine.destroy(id).await?;
+        }
+        // The first look only notes what has no owner.
+        let first = self.engine.sweep().await?;
+        tokio::time::sleep(second_look).await;
+        Ok(first + self.engine.sweep().await?)
+    }
+}
+
+/// Those that are meant. Pure.
+fn select(shown: Vec<Shown>, which: &Which) -> Result<Vec<Shown>, OperatorError> {
+    let sessions = shown
+        .into_iter()
+        .filter(|one| matches!(one.state, State::Bound { .. } | State::Silent));
+    let sessions: Vec<_> = sessions.collect();
+    let Which::Of(beginnings) = which else {
+        return Ok(sessions);
+    };
+    let mut chosen: Vec<Shown> = Vec::new();
+    for beginning in beginnings {
+        let meant: Vec<_> = sessions.iter().filter(|one| one.begins(beginning)).collect();
+        match meant[..] {
+            [] => return Err(OperatorError::NoSuch(beginning.clone())),
+            [one] if chosen.contains(one) => {}
+            [one] => chosen.push(one.clone()),
+            _ => return Err(OperatorError::Ambiguous(beginning.clone(), meant.len())),
+        }
+    }
+    Ok(chosen)
+}
+
+impl Shown {
+    fn begins(&self, beginning: &str) -> bool {
+        let session = self.session.as_deref().unwrap_or_default();
+        let beginning = beginning.strip_prefix("gr-").unwrap_or(beginning);
+        !beginning.is_empty()
+            && (session.starts_with(beginning) || self.sandbox.as_str().starts_with(beginning))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(n: u8, session: Option<&str>, state: State) -> Shown {
+        Shown {
+            sandbox: SandboxId::parse(&format!("grs-{n:024x}")).unwrap(),
+            session: session.map(str::to_owned),
+            pool: "python".to_owned(),
+            state,
+            age_seconds: 1,
+            cpu_milliseconds: None,
+            memory_bytes: None,
+        }
+    }
+
+    #[test]
+    fn sessions_are_meant_by_their_beginning() {
+        let bound = State::Bound {
+            idle_seconds: 0,
+            ends_in_seconds: 9,
+        };
+        let all = vec![
+            shown(1, Some("abc1"), bound.clone()),
+            shown(2, Some("abd2"), bound),
+            shown(3, None, State::Warm),
+            shown(4, None, State::Silent),
+        ];
+        let chosen = |beginnings: &[&str]| {
+            let which = Which::Of(beginnings.iter().map(|&b| b.to_owned()).collect());
+            select(all.clone(), &which)
+                .map(|chosen| chosen.len())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(select(all.clone(), &Which::All).unwrap().len(), 3, "no warm one");
+        assert_eq!(chosen(&["abc", "gr-abd2"]), Ok(2));
+        assert_eq!(chosen(&["abc", "abc1"]), Ok(1));
+        assert_eq!(chosen(&["grs-000000000000000000000004"]), Ok(1));
+        assert!(chosen(&["ab"]).unwrap_err().contains("2 sessions"));
+        assert!(chosen(&["x"]).unwrap_err().contains("greenroom sessions"));
+        assert!(chosen(&[""]).is_err());
+        assert!(
+            chosen(&["grs-000000000000000000000003"]).is_err(),
+            "a warm one is a server's"
+        );
+    }
+}
