@@ -4,16 +4,18 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use greenroom::{
     engine::{Engine, Place},
     guest::{Guest, GuestError},
     sessions::{OpenError, Provenance, Reset},
 };
-use greenroom_protocol::{EndReason, Ended, LeaseRequest, LeaseState, RestartReason, Standing};
+use greenroom_agent::kernel::Kernel;
+use greenroom_protocol::{EndReason, Ended, Language, LeaseRequest, LeaseState, RestartReason, Standing};
 use support::{
     fake_engine::{FakeEngine, Fault, Op},
     hostile::Hostile,
+    kernel::{Scripted, Start},
     mortal::When,
     server::{IDLE, Server, UNBOUND, end, key, minted, name, names, restarted, run, terms},
 };
@@ -98,6 +100,33 @@ async fn a_sandbox_that_ended_as_nobodys_is_no_loss() {
     end(&engine, next, &["tea"]).await;
 }
 
+/// Found by `session_model.rs`: what was seen before a claim is out of date after it.
+#[tokio::test(start_paused = true)]
+async fn a_loss_during_a_long_claim_is_told_by_whoever_gets_the_name() {
+    let engine = FakeEngine::new();
+    let one = Server::start(&engine, "one");
+    let slowly = engine.clone().kernels(|_| {
+        let kernel = Scripted::new(Language::Python).starts([Start::Takes(10_000)]);
+        vec![Box::new(kernel) as Box<dyn Kernel>]
+    });
+    let two = Server::with(&slowly, "two", |spec| spec.warm = 0);
+    let waits = two.open("tea");
+    let meanwhile = async {
+        sleep(Duration::from_secs(1)).await;
+        let (id, standing) = one.call("tea").await;
+        assert_eq!(standing, Standing::New);
+        engine.kill(&id, 137, false);
+        one.misses("tea").await;
+        one.engine.dies(Op::SetAside, When::After);
+        drop(timeout(Duration::from_secs(5), one.open("tea")).await);
+    };
+    let (session, ()) = join(waits, meanwhile).await;
+    assert_eq!(session.standing, restarted(RestartReason::EndedInside));
+    session.told(&session.standing).await.unwrap();
+    assert_eq!(names(&engine, "tea").len(), 1);
+    end(&engine, two, &["tea"]).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn two_servers_race_for_one_conversation() {
     for lost in [None, Some(RestartReason::EndedInside)] {
@@ -162,7 +191,8 @@ async fn callers_of_one_server_share_an_opening() {
     let served: Vec<_> = join_all(callers).await.into_iter().flatten().collect();
     assert!(served.len() >= 10);
     assert!(served.iter().all(|s| s.guest.id() == served[0].guest.id()));
-    assert_eq!((engine.calls(Op::Find), engine.calls(Op::Adopt)), (1, 1));
+    // One look before the claim, one after it.
+    assert_eq!((engine.calls(Op::Find), engine.calls(Op::Adopt)), (2, 1));
     end(&engine, server, &["tea"]).await;
 }
 

@@ -7,7 +7,7 @@
 //!                 │                    └── 410, lost ──────┤
 //!                 ├─ Wait ── until it has ended ──────────┤
 //!                 ├─ Bury ── destroy ─────────────────────┤
-//!                 └─ Claim ─ set aside ─ adopt ─ lease ───┼──▶ Bond
+//!                 └─ Claim ─ set aside ─ adopt ─ look ─ lease ──▶ Bond
 //!                                        └── Taken, gone ─┘
 //! ```
 //! A server may die between any two of these steps. What it leaves is one of the states that
@@ -245,13 +245,32 @@ impl Opening {
             self.shared.engine.set_aside(&id, &self.name).await?;
         }
         match claim.adopt(&self.name).await {
-            Ok(guest) => self.lease(guest, news).await,
+            Ok(guest) => {
+                let news = match news {
+                    None => self.lost_meanwhile().await?,
+                    told => told,
+                };
+                self.lease(guest, news).await
+            }
             // Whatever came of it: who has the name now is what counts.
             Err(error) => {
                 tracing::debug!(session = self.name.short(), %error, "not adopted");
                 Ok(Asked::Over(None))
             }
         }
+    }
+
+    /// What was set aside since this opening looked.
+    ///
+    /// Race: a claim may wait for half a minute. In that time another server may have opened the session, and its
+    /// sandbox may have ended and been set aside. Now that the name is ours, all that was set aside is older than
+    /// us, and shows. `server/tests/session_model.rs` finds the silent loss without this.
+    async fn lost_meanwhile(&self) -> Result<Option<RestartReason>, OpenError> {
+        if self.terms.provenance == Provenance::JustMinted {
+            return Ok(None);
+        }
+        let tombstone = self.shared.find(&self.name).await?.tombstone;
+        Ok(tombstone.and_then(|tombstone| tombstone.fate.reason()))
     }
 
     async fn claim(&self) -> Result<Claim, OpenError> {
