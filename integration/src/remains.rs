@@ -1,11 +1,6 @@
 //! What a deployment can leave on the host that the engine no longer lists: cgroups and shims.
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs, io, path::PathBuf, time::Duration};
 
 use anyhow::{Result, bail};
 use tokio::time::{sleep, timeout};
@@ -71,31 +66,32 @@ fn left(deployment: &str, containers: &BTreeSet<String>) -> Result<Vec<String>> 
     Ok(left)
 }
 
-/// The deployment's cgroup in each hierarchy: named `greenroom_<deployment>_<hash>`, where only letters and digits are
-/// kept, so this looks for what the engine is asked for and not for how it is made.
+/// The deployment's cgroup in each hierarchy, wherever the engine stands in it: named `greenroom_<deployment>_<hash>`,
+/// where only letters and digits are kept, so this looks for what the engine is asked for and not for how it is made.
 fn parents(deployment: &str) -> Result<Vec<PathBuf>> {
     let shown: String = deployment
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
         .collect();
+    let prefix = format!("greenroom_{shown}_");
     let mut parents = Vec::new();
-    let root = Path::new("/sys/fs/cgroup");
-    let hierarchies = fs::read_dir(root)?.filter_map(|entry| Some(entry.ok()?.path()));
-    for hierarchy in hierarchies.chain([root.to_owned()]) {
-        let entries = match fs::read_dir(&hierarchy) {
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => continue,
+    let mut open = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(directory) = open.pop() {
+        let entries = match fs::read_dir(&directory) {
+            // It was somebody else's, and is gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             entries => entries?,
         };
         for entry in entries {
             let entry = entry?;
-            let named = entry
-                .file_name()
-                .to_string_lossy()
-                .starts_with(&format!("greenroom_{shown}_"));
             // A hierarchy may be there under two names; the second is a symbolic link.
-            let second = hierarchy.is_symlink();
-            if named && !second {
+            if !entry.file_type()?.is_dir() {
+                continue;
+            }
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
                 parents.push(entry.path());
+            } else {
+                open.push(entry.path());
             }
         }
     }

@@ -389,6 +389,36 @@ async fn a_volume_becomes_a_tmpfs_with_a_limit() -> Result<()> {
     .await
 }
 
+/// However much sandboxes take together, the host's kernel ends one of them, and not the engine or the server.
+#[tokio::test]
+async fn all_sandboxes_together_leave_the_host_its_share() -> Result<()> {
+    on_docker(async |bed| {
+        let id = bed.running(&bed.prepared(IMAGE).await?).await?;
+        let spare = bed.engine.spare_memory().await?.context("a local engine")?;
+        let memory = std::fs::read_to_string("/proc/meminfo")?;
+        let total: u64 = memory.split_whitespace().nth(1).context("MemTotal")?.parse()?;
+        ensure!(spare > 0 && spare < total * 1024, "{spare} of {total} KiB");
+        let parent = bed.engine.cgroup_parent();
+        // Wherever the engine stands, and with either version of cgroups.
+        let find = format!(
+            "find /sys/fs/cgroup -path '*/{parent}/*' -prune -o -path '*/{parent}' -print \
+             | xargs -I@ sh -c 'cat @/memory.limit_in_bytes @/memory.max 2>/dev/null || true'"
+        );
+        let found = tokio::process::Command::new("sh")
+            .args(["-c", &find])
+            .output()
+            .await?;
+        let limit: u64 = String::from_utf8(found.stdout)?
+            .trim()
+            .parse()
+            .context("a limit")?;
+        let share = total * 1024 - limit;
+        ensure!((512 << 20..=4 << 30).contains(&share), "the host keeps {share}");
+        Ok(bed.engine.destroy(&id).await?)
+    })
+    .await
+}
+
 #[tokio::test]
 async fn closed_channels_leave_nothing_running() -> Result<()> {
     on_docker(async |bed| {

@@ -70,6 +70,9 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// Every sandbox of this deployment.
     async fn list(&self) -> Result<Vec<Listed>, EngineError>;
 
+    /// Bytes that sandboxes may still take from the host before it would miss them; `None` where that is not known.
+    async fn spare_memory(&self) -> Result<Option<u64>, EngineError>;
+
     /// What a running sandbox uses.
     async fn usage(&self, id: &SandboxId) -> Result<Usage, EngineError>;
 

@@ -175,7 +175,9 @@ impl From<&ClaimError> for Failure {
     fn from(error: &ClaimError) -> Self {
         match error {
             // Its text names the limit and says when to try again.
-            ClaimError::Capacity { .. } => Self::new(FailureKind::Capacity, error.to_string()),
+            ClaimError::Capacity { .. } | ClaimError::Memory { .. } => {
+                Self::new(FailureKind::Capacity, error.to_string())
+            }
             ClaimError::QueueFull { .. } => {
                 Self::new(FailureKind::Busy, format!("{error}. Try again in a moment"))
             }
@@ -252,6 +254,14 @@ mod tests {
                 }),
                 FailureKind::Capacity,
                 "(limit max = 32): try again in 5 s",
+            ),
+            (
+                OpenError::Claim(ClaimError::Memory {
+                    pool: pool(),
+                    retry_after: Duration::from_secs(5),
+                }),
+                FailureKind::Capacity,
+                "(limit memory): try again in 5 s",
             ),
             (
                 OpenError::Claim(ClaimError::QueueFull {

@@ -84,6 +84,28 @@ async fn a_burst_keeps_more_warm_until_it_is_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_without_memory_refuses_at_once_and_says_so() {
+    let engine = slow(500);
+    let bench = Bench::start(&engine, pool_spec(1, 8));
+    bench.settled().await;
+    engine.memory(64 << 20);
+    // What is warm is there already.
+    bench.adopted("conversation 1").await;
+    let began = Instant::now();
+    let refused = bench.claim().await.unwrap_err();
+    assert!(matches!(refused, ClaimError::Memory { .. }), "{refused:?}");
+    assert!(began.elapsed() < Duration::from_secs(5), "no waiting helps");
+    assert_eq!(bench.census().readiness, Readiness::Unready(Unready::NoMemory));
+    assert_eq!(engine.names().len(), 1, "nothing was created");
+    engine.memory(4 << 30);
+    bench.adopted("conversation 2").await;
+    bench.settled().await;
+    assert_eq!(bench.census().readiness, Readiness::Ready);
+    bench.end_sessions().await;
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_empty_pool_boots_on_demand_and_keeps_nothing() {
     let engine = slow(1000);
     let bench = Bench::start(&engine, pool_spec(0, 8));

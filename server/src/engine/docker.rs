@@ -19,8 +19,13 @@ mod known;
 mod leftovers;
 mod listing;
 mod lookup;
+mod memory;
 
-use std::{collections::HashSet, path::PathBuf};
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use bollard::{
@@ -43,6 +48,7 @@ use self::{
     known::Known,
     leftovers::{Leftovers, Parent},
     listing::Doing,
+    memory::Memory,
 };
 use super::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone, Usage};
 use crate::{
@@ -98,6 +104,8 @@ pub struct DockerEngine {
     images: Images,
     known: Known,
     leftovers: Leftovers,
+    /// Where the memory of all sandboxes is counted, once it was found.
+    parent: Mutex<Option<PathBuf>>,
     /// Whether the engine's processes are this host's.
     local: bool,
 }
@@ -138,6 +146,7 @@ impl DockerEngine {
             creator: config.creator,
             known: Known::default(),
             leftovers: Leftovers::new(parent),
+            parent: Mutex::default(),
             local,
         })
     }
@@ -180,6 +189,48 @@ impl DockerEngine {
         call::RENAME
             .run(self.docker.rename_container(container, options))
             .await
+    }
+
+    /// Limits what all sandboxes together may have, where this process may. Docker makes their cgroup with the first
+    /// sandbox, so the limit comes with the second boot.
+    async fn limit_all(&self, bytes: u64) {
+        let known = self.parent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let directory = match known.filter(|directory| directory.is_dir()) {
+            Some(directory) => directory,
+            None => match self.find_parent().await {
+                Some(directory) => directory,
+                None => return,
+            },
+        };
+        if let Err(error) = memory::limit(&directory, bytes) {
+            tracing::debug!(%error, "all sandboxes together have no limit on memory");
+        }
+        *self.parent.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory);
+    }
+
+    /// The engine does not remove it after the last sandbox.
+    fn forget_parent(&self) {
+        let known = self.parent.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(directory) = known
+            && let Err(error) = std::fs::remove_dir(&directory)
+        {
+            tracing::debug!(%error, "the cgroup of all sandboxes stays");
+        }
+    }
+
+    /// The cgroup that counts the memory of all sandboxes, by one that runs.
+    async fn find_parent(&self) -> Option<PathBuf> {
+        let ours = format!("{}={}", listing::DEPLOYMENT, self.deployment);
+        let rows = self.rows("label", ours).await.ok()?;
+        let running = rows.into_iter().find(|row| row.doing == Doing::Running)?;
+        let look = self
+            .docker
+            .inspect_container(&running.container, None::<InspectContainerOptions>);
+        let pid = call::INSPECT.run(look).await.ok()?.state?.pid?;
+        let directory = memory::parent_of(pid)?;
+        // Else it would be somebody else's cgroup that is limited.
+        let ours = directory.file_name() == Some(self.leftovers.parent().as_str().as_ref());
+        ours.then_some(directory)
     }
 
     /// Removes a container by force, with its anonymous volumes.
@@ -408,6 +459,18 @@ impl Engine for DockerEngine {
             .await
     }
 
+    async fn spare_memory(&self) -> Result<Option<u64>, EngineError> {
+        if !self.local {
+            return Ok(None);
+        }
+        let memory = Memory::read().map_err(|error| EngineError::Refused {
+            what: "say what memory there is",
+            reason: error.to_string(),
+        })?;
+        self.limit_all(memory.limit()).await;
+        Ok(Some(memory.spare()))
+    }
+
     async fn usage(&self, id: &SandboxId) -> Result<Usage, EngineError> {
         let container = self.container(id).await?;
         let options = StatsOptionsBuilder::default()
@@ -434,6 +497,7 @@ impl Engine for DockerEngine {
         let containers = call::LIST.run(self.docker.list_containers(Some(all))).await?;
         if !containers.iter().any(|one| listing::is_of(one, &self.deployment)) {
             self.leftovers.remove_parent();
+            self.forget_parent();
         }
         let owned: HashSet<String> = containers.into_iter().filter_map(|one| one.id).collect();
         let due = self.leftovers.due(on_disk.keys().cloned().collect(), &owned);

@@ -25,6 +25,9 @@ const REOPEN: Duration = Duration::from_secs(25);
 /// Between tries to reopen a channel.
 const REOPEN_AGAIN: Duration = Duration::from_millis(500);
 
+/// What one more sandbox needs of its host: measured, 95 MiB when it is warm, and its conversation is to do something.
+const NEEDS: u64 = 256 << 20;
+
 /// A sandbox that is warm: whoever has this has the sandbox.
 #[derive(Debug)]
 pub(super) struct Ready {
@@ -88,6 +91,8 @@ pub(super) enum BootError {
     Engine(#[from] EngineError),
     #[error("there is no room: {0}")]
     NoRoom(Room),
+    #[error("the host has {} MiB left for sandboxes, and one needs {} MiB to begin with", spare >> 20, NEEDS >> 20)]
+    NoMemory { spare: u64 },
     #[error("{0}")]
     Guest(#[from] GuestError),
     #[error("its agent could not get ready: {0}")]
@@ -109,6 +114,7 @@ impl BootError {
         match self {
             Self::Engine(_) => BootFault::Engine,
             Self::NoRoom(_) => BootFault::NoRoom,
+            Self::NoMemory { .. } => BootFault::NoMemory,
             Self::Guest(_) | Self::Agent(_) => BootFault::Agent,
             Self::NotIsolated(_) => BootFault::Isolation,
             Self::Deadline { .. } => BootFault::Deadline,
@@ -122,6 +128,7 @@ impl BootError {
             Self::Engine(error) => is_unreachable(error),
             Self::Guest(GuestError::Lost(Lost::Engine(error))) => is_unreachable(error),
             Self::NoRoom(_)
+            | Self::NoMemory { .. }
             | Self::Guest(_)
             | Self::Agent(_)
             | Self::NotIsolated(_)
@@ -190,6 +197,7 @@ impl Order {
         let id = self.custody.id();
         // A look before the create, so that a full pool costs a list and no sandbox …
         self.check_room().await?;
+        self.check_memory().await?;
         progress.step = "creating it";
         self.create(progress).await?;
         // Race: two servers may both have seen the last slot free. Both have created by now, so whoever lists
@@ -222,6 +230,14 @@ impl Order {
         progress.created = creating.known(&outcome);
         progress.creating = None;
         Ok(outcome?)
+    }
+
+    /// Sandboxes may use less than their limit, so what counts is what the host has, not what was promised.
+    async fn check_memory(&self) -> Result<(), BootError> {
+        match self.engine.spare_memory().await? {
+            Some(spare) if spare < NEEDS => Err(BootError::NoMemory { spare }),
+            Some(_) | None => Ok(()),
+        }
     }
 
     async fn check_room(&self) -> Result<(), BootError> {

@@ -121,6 +121,9 @@ pub enum Unready {
         /// The pool's `max`.
         max: usize,
     },
+    /// The host has no memory for one more.
+    #[error("the host has no memory for one more sandbox (limit memory)")]
+    NoMemory,
     /// The pool is being closed.
     #[error("the pool is closing")]
     Closing,
@@ -226,6 +229,8 @@ pub enum BootFault {
     Engine,
     /// There was no room for it.
     NoRoom,
+    /// The host had no memory for it.
+    NoMemory,
     /// Its deadline passed.
     Deadline,
     /// The agent did not answer as it should, or could not start its kernels.
@@ -243,6 +248,7 @@ impl BootFault {
         match self {
             Self::Engine => "engine",
             Self::NoRoom => "no_room",
+            Self::NoMemory => "no_memory",
             Self::Deadline => "deadline",
             Self::Agent => "agent",
             Self::Isolation => "isolation",

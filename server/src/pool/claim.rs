@@ -282,6 +282,17 @@ pub enum ClaimError {
         /// When trying again is worthwhile.
         retry_after: Duration,
     },
+    /// The host has no memory for one more.
+    #[error(
+        "the host has no memory for one more sandbox of pool {pool} (limit memory): try again in {} s, or end a session",
+        .retry_after.as_secs()
+    )]
+    Memory {
+        /// The pool.
+        pool: PoolName,
+        /// When trying again is worthwhile.
+        retry_after: Duration,
+    },
     /// Too many wait already.
     #[error("{bound} claims wait for a sandbox of pool {pool} already (limit {limit} = {bound})")]
     QueueFull {

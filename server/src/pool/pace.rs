@@ -19,6 +19,9 @@ const CLAIM_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration:
 /// Before the reserve looks for room again. Other servers do the same, hence the jitter upon it.
 const RESERVE_RETRY: Duration = Duration::from_secs(4);
 
+/// How long a look at the host's memory is believed.
+const SHORT: Duration = Duration::from_secs(10);
+
 /// What stands in the way of boots.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -29,10 +32,18 @@ pub(super) struct Pace {
     trouble: Option<Trouble>,
     /// How the engine looked when it was last asked.
     room: Option<Room>,
+    memory: Memory,
     /// Boots in a row that found no room.
     crowded: u32,
     claims_from: Option<Instant>,
     reserve_from: Option<Instant>,
+}
+
+/// How the host's memory looked when a boot last looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Memory {
+    Enough,
+    Short { since: Instant },
 }
 
 #[derive(Clone, Debug)]
@@ -48,6 +59,7 @@ impl Pace {
             deaths: Backoff::new(),
             trouble: None,
             room: None,
+            memory: Memory::Enough,
             crowded: 0,
             claims_from: None,
             reserve_from: None,
@@ -89,6 +101,7 @@ impl Pace {
 
     pub(super) fn booted(&mut self) {
         self.boots.reset();
+        self.memory = Memory::Enough;
         self.crowded = 0;
         self.claims_from = None;
         if self.deaths.streak() == 0 {
@@ -107,6 +120,17 @@ impl Pace {
     /// A boot found no room.
     pub(super) fn no_room(&mut self, boot: Boot, room: Room, now: Instant, jitter: f64) {
         self.room = Some(room);
+        self.memory = Memory::Enough;
+        self.wait_for_room(boot, now, jitter);
+    }
+
+    /// A boot found the host without memory.
+    pub(super) fn no_memory(&mut self, boot: Boot, now: Instant, jitter: f64) {
+        self.memory = Memory::Short { since: now };
+        self.wait_for_room(boot, now, jitter);
+    }
+
+    fn wait_for_room(&mut self, boot: Boot, now: Instant, jitter: f64) {
         self.reserve_from = Some(now + RESERVE_RETRY.mul_f64(0.5 + jitter));
         if boot == Boot::Claim {
             self.crowded = self.crowded.saturating_add(1);
@@ -115,10 +139,21 @@ impl Pace {
         }
     }
 
+    /// Whether the last boot that looked found the host without memory.
+    pub(super) fn is_short_of_memory(&self) -> bool {
+        self.memory != Memory::Enough
+    }
+
     /// The engine was looked at. Race: room that is seen does not shorten a wait, or all servers that see it
     /// would try for it at once, and again.
-    pub(super) const fn looked(&mut self, room: Room) {
+    pub(super) fn looked(&mut self, room: Room, now: Instant) {
         self.room = Some(room);
+        // Where nobody boots, nobody would find out that there is memory again.
+        if let Memory::Short { since } = self.memory
+            && now - since >= SHORT
+        {
+            self.memory = Memory::Enough;
+        }
     }
 
     /// A warm sandbox died. One that lived for long says nothing about the next.
@@ -177,6 +212,8 @@ impl Pace {
                 failures: self.failures(),
                 reason: trouble.reason.clone(),
             }
+        } else if self.is_short_of_memory() {
+            Unready::NoMemory
         } else if self.is_full(spec.max) && self.room.is_some_and(|room| room.spare == 0) {
             Unready::Full { max: spec.max }
         } else if self.room.is_none() {
@@ -268,7 +305,7 @@ mod tests {
                 reserve: 0
             }
         );
-        pace.looked(Room { live: 2, spare: 0 });
+        pace.looked(Room { live: 2, spare: 0 }, now);
         assert_eq!(pace.boots(DEMAND, now), Boots::default());
         let then = now + RESERVE_RETRY.mul_f64(1.5);
         assert_eq!(
@@ -290,9 +327,9 @@ mod tests {
             Readiness::Unready(why) => why.to_string(),
         };
         assert_eq!(unready(&pace), "the pool is starting");
-        pace.looked(Room { live: 2, spare: 1 });
+        pace.looked(Room { live: 2, spare: 1 }, now);
         assert_eq!(unready(&pace), "", "one of them will make room");
-        pace.looked(Room { live: 2, spare: 0 });
+        pace.looked(Room { live: 2, spare: 0 }, now);
         assert!(unready(&pace).contains("limit max = 2"), "{}", unready(&pace));
         pace.boot_failed(&failure(), now, 1.0);
         assert!(unready(&pace).contains("no python"), "{}", unready(&pace));

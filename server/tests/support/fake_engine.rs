@@ -121,6 +121,11 @@ impl FakeEngine {
         self.world.change(|state| state.reachable = reachable);
     }
 
+    /// What the host has left for sandboxes; unknown unless this was called.
+    pub fn memory(&self, spare: u64) {
+        self.world.change(|state| state.memory = Some(spare));
+    }
+
     /// Ends a sandbox from outside, or as the kernel of the host would.
     pub fn kill(&self, id: &SandboxId, exit_code: i64, oom_killed: bool) {
         self.world.end(id, exit_code, oom_killed);
@@ -375,6 +380,11 @@ impl Engine for FakeEngine {
             }))
         })
         .await
+    }
+
+    async fn spare_memory(&self) -> Result<Option<u64>, EngineError> {
+        self.call(Op::Memory, |world| Ok(world.with(|state| state.memory)))
+            .await
     }
 
     async fn usage(&self, id: &SandboxId) -> Result<Usage, EngineError> {

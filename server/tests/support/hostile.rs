@@ -189,6 +189,10 @@ impl Engine for Hostile {
         none()
     }
 
+    async fn spare_memory(&self) -> Result<Option<u64>, EngineError> {
+        none()
+    }
+
     async fn usage(&self, _: &SandboxId) -> Result<Usage, EngineError> {
         none()
     }

@@ -167,6 +167,10 @@ impl Engine for Mortal {
         self.call(Op::List, self.engine.list()).await
     }
 
+    async fn spare_memory(&self) -> Result<Option<u64>, EngineError> {
+        self.call(Op::Memory, self.engine.spare_memory()).await
+    }
+
     async fn usage(&self, id: &SandboxId) -> Result<Usage, EngineError> {
         self.call(Op::Usage, self.engine.usage(id)).await
     }

@@ -8,7 +8,6 @@ use super::{Image, Keeper, Phase, Warm};
 use crate::pool::{
     census::PoolEvent,
     claim::{Claim, ClaimError, Delay, Offer, Request},
-    room::Room,
 };
 
 /// When trying again is worthwhile at capacity: a conversation rarely ends sooner.
@@ -67,12 +66,8 @@ impl Keeper {
         self.observer.observe(event);
     }
 
-    /// A claim's boot found no room. Where all of it is conversations', no waiting helps: those for whom
-    /// nothing is booting any more hear it at once.
-    pub(super) fn refuse_beyond(&mut self, room: Room, now: Instant) {
-        if room.spare > 0 {
-            return;
-        }
+    /// A claim's boot found no room, and no waiting helps: those for whom nothing is booting any more hear it at once.
+    pub(super) fn refuse_beyond(&mut self, now: Instant) {
         for request in self.queue.beyond(self.ledger.counts().booting) {
             let error = self.at_capacity();
             self.refuse(request, error, now);
@@ -96,6 +91,12 @@ impl Keeper {
     }
 
     fn at_capacity(&self) -> ClaimError {
+        if self.pace.is_short_of_memory() {
+            return ClaimError::Memory {
+                pool: self.spec.name().clone(),
+                retry_after: CAPACITY_RETRY,
+            };
+        }
         ClaimError::Capacity {
             pool: self.spec.name().clone(),
             limit: "max",
@@ -108,7 +109,8 @@ impl Keeper {
         let counts = self.ledger.counts();
         let delay = if let Some(delay) = self.pace.delay() {
             delay
-        } else if counts.booting == 0 && self.pace.is_full(self.spec.max) {
+        } else if counts.booting == 0 && (self.pace.is_full(self.spec.max) || self.pace.is_short_of_memory())
+        {
             return self.at_capacity();
         } else if matches!(self.image, Image::Preparing(_)) {
             Delay::Preparing

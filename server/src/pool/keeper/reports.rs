@@ -117,7 +117,7 @@ impl Keeper {
         let young = self.ledger.age(id, now).is_some_and(|age| age < SOUND_AFTER);
         let why = match (&error, boot) {
             (BootError::Cancelled, _) => Why::Closing,
-            (BootError::NoRoom(_), _) => Why::NoRoom,
+            (BootError::NoRoom(_) | BootError::NoMemory { .. }, _) => Why::NoRoom,
             (_, Boot::Reopen) => Why::Died,
             (_, Boot::Claim | Boot::Reserve) => Why::BootFailed,
         };
@@ -139,10 +139,17 @@ impl Keeper {
     }
 
     fn found_no_room(&mut self, boot: Boot, error: &BootError, now: Instant) {
-        let BootError::NoRoom(room) = error else { return };
-        self.pace.no_room(boot, *room, now, rand::random());
-        if boot == Boot::Claim {
-            self.refuse_beyond(*room, now);
+        let hopeless = if let BootError::NoRoom(room) = error {
+            self.pace.no_room(boot, *room, now, rand::random());
+            room.spare == 0
+        } else {
+            tracing::warn!(pool = %self.spec.name(), %error, "no boot");
+            self.pace.no_memory(boot, now, rand::random());
+            // Memory comes back when a conversation ends, which rarely happens while a call waits.
+            true
+        };
+        if boot == Boot::Claim && hopeless {
+            self.refuse_beyond(now);
         }
     }
 
@@ -184,7 +191,7 @@ impl Keeper {
             self.pace.proved_sound();
         }
         let room = Room::of(listed, self.spec.name(), None);
-        self.pace.looked(room);
+        self.pace.looked(room, now);
         let full = self.looks.told(self.pace.is_full(self.spec.max), now);
         if self.queue.len() > 0 {
             return;

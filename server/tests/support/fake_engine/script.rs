@@ -18,6 +18,7 @@ pub enum Op {
     End,
     Destroy,
     List,
+    Memory,
     Usage,
     Sweep,
 }
@@ -35,6 +36,7 @@ impl Op {
             Self::End => "end a sandbox",
             Self::Destroy => "remove a sandbox",
             Self::List => "list its sandboxes",
+            Self::Memory => "say what memory there is",
             Self::Usage => "say what a sandbox uses",
             Self::Sweep => "sweep",
         }

@@ -40,6 +40,7 @@ pub(super) struct State {
     pub(super) sandboxes: BTreeMap<SandboxId, Sandbox>,
     pub(super) script: Script,
     pub(super) reachable: bool,
+    pub(super) memory: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -77,6 +78,7 @@ impl World {
                 sandboxes: BTreeMap::new(),
                 script: Script::default(),
                 reachable: true,
+                memory: None,
             }),
             bell: watch::Sender::new(()),
             epoch: (SystemTime::now(), Instant::now()),
