@@ -23,6 +23,22 @@ use crate::processes::{self, State};
 /// Where programs are looked for, if the image does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What programs that fetch things are told where there is no network: to fail at once and in few words, instead of
+/// trying again for a while. Packages from a file go where the guest may write.
+const OFFLINE: [(&str, &str); 11] = [
+    ("PIP_NO_INDEX", "1"),
+    ("PIP_RETRIES", "0"),
+    ("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
+    ("PIP_BREAK_SYSTEM_PACKAGES", "1"),
+    ("PIP_PROGRESS_BAR", "off"),
+    ("PIP_NO_INPUT", "1"),
+    ("UV_OFFLINE", "1"),
+    ("CARGO_NET_OFFLINE", "true"),
+    ("npm_config_fetch_retries", "0"),
+    ("npm_config_update_notifier", "false"),
+    ("RES_OPTIONS", "timeout:1 attempts:1"),
+];
+
 /// As whom the agent's children live, and where.
 #[derive(Clone, Debug)]
 pub struct Quarters {
@@ -31,6 +47,7 @@ pub struct Quarters {
     work_dir: PathBuf,
     agent: PathBuf,
     path: OsString,
+    offline: bool,
 }
 
 impl Quarters {
@@ -50,6 +67,7 @@ impl Quarters {
             work_dir,
             agent,
             path: std::env::var_os("PATH").unwrap_or_else(|| PATH.into()),
+            offline: fs::read_to_string("/proc/net/dev").is_ok_and(|table| has_loopback_only(&table)),
         }
     }
 
@@ -96,6 +114,10 @@ impl Quarters {
         if std::env::var_os("LANG").is_none() {
             command.env("LANG", "C.UTF-8");
         }
+        if self.offline {
+            let unset = |(name, _): &&(&str, &str)| std::env::var_os(name).is_none();
+            command.envs(OFFLINE.iter().filter(unset).copied());
+        }
         if let Some(uid) = self.uid {
             // The group goes by the same number, and setting a uid as root drops all others.
             command.uid(uid).gid(uid);
@@ -114,6 +136,12 @@ fn own_uid() -> u32 {
     rustix::process::getuid().as_raw()
 }
 
+/// Whether the text of `/proc/net/dev` names no interface but the loopback.
+fn has_loopback_only(table: &str) -> bool {
+    let names = table.lines().filter_map(|line| line.split_once(':'));
+    names.map(|(name, _)| name.trim()).eq(["lo"])
+}
+
 /// The home of a uid by the text of `/etc/passwd`.
 fn home_of(passwd: &str, uid: u32) -> Option<PathBuf> {
     passwd.lines().find_map(|line| {
@@ -128,6 +156,11 @@ fn home_of(passwd: &str, uid: u32) -> Option<PathBuf> {
 static OWNED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 /// Rung when a child has been waited for, since its zombie may have hidden a signal about others.
 static FREED: Notify = Notify::const_new();
+
+/// The pids of the children that somebody waits for.
+pub(crate) fn owned() -> BTreeSet<i32> {
+    OWNED.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
 
 /// A child that its holder waits for. Killed when dropped.
 #[derive(Debug)]
@@ -242,6 +275,22 @@ fn reap() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_without_a_network_has_the_loopback_only() {
+        let head = "Inter-|   Receive  |  Transmit\n face |bytes    packets|bytes\n";
+        for (rest, alone) in [
+            ("    lo:       0       0    0\n", true),
+            (
+                "    lo:       0       0    0\n  eth0:       0       0    0\n",
+                false,
+            ),
+            ("  eth0:       0       0    0\n", false),
+            ("", false),
+        ] {
+            assert_eq!(has_loopback_only(&format!("{head}{rest}")), alone, "{rest}");
+        }
+    }
 
     #[test]
     fn homes_are_found_by_uid() {

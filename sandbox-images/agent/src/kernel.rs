@@ -110,6 +110,8 @@ pub struct KernelOutcome {
     pub stderr: StreamSummary,
     /// Images beyond the bound.
     pub images_omitted: u32,
+    /// Processes in the background that were ended, since the sandbox had no room for another.
+    pub background_ended: u32,
 }
 
 /// How the code itself ended.

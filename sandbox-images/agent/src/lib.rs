@@ -12,6 +12,7 @@
 mod agent;
 mod changes;
 pub mod child;
+mod crowd;
 mod descent;
 pub mod errand;
 pub mod files;

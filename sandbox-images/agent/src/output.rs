@@ -1,6 +1,7 @@
 //! What is kept of an output stream: its head, its tail and how much lay between, within fixed memory.
 
 mod capture;
+mod overwrite;
 mod spill;
 mod text;
 

@@ -35,6 +35,18 @@ pub(crate) fn all() -> Vec<Process> {
         .collect()
 }
 
+/// Clock ticks since boot, as [`Process::started`] counts them.
+pub(crate) fn now() -> Option<u64> {
+    uptime(&fs::read_to_string("/proc/uptime").ok()?)
+}
+
+/// The ticks, a hundred a second, that the text of `/proc/uptime` says.
+fn uptime(text: &str) -> Option<u64> {
+    let (seconds, hundredths) = text.split_whitespace().next()?.split_once('.')?;
+    let seconds: u64 = seconds.parse().ok()?;
+    Some(seconds.checked_mul(100)? + hundredths.get(..2)?.parse::<u64>().ok()?)
+}
+
 /// Whether a process was started with `tag`, a whole `NAME=value`, in its environment. False where that may
 /// not be looked at.
 pub(crate) fn carries(pid: i32, tag: &[u8]) -> bool {
@@ -97,6 +109,19 @@ mod tests {
             })
         );
         assert_eq!(parse(7, "7 (cat"), None);
+    }
+
+    #[test]
+    fn time_is_told_in_ticks() {
+        assert_eq!(uptime("8123.07 0.00\n"), Some(812_307));
+        assert_eq!(uptime("never"), None);
+        let own = std::process::id().cast_signed();
+        let started = all()
+            .iter()
+            .find(|process| process.pid == own)
+            .map(|process| process.started);
+        let (started, now) = (started.unwrap(), now().unwrap());
+        assert!(started <= now && now < started + 100 * 3600, "{started} {now}");
     }
 
     #[test]

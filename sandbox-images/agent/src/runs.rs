@@ -375,6 +375,8 @@ impl Run {
             kernel: greenroom_protocol::KernelFate::Kept,
             files: Vec::new(),
             images_omitted: 0,
+            background_ended: 0,
+            lost: None,
             standing: self.standing.clone(),
         }
     }

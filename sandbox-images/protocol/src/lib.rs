@@ -48,8 +48,8 @@ pub use lease::{
 };
 pub use refusal::{Refusal, RefusalKind};
 pub use runs::{
-    FileChange, FileChangeKind, KernelFate, RunError, RunEvent, RunEventKind, RunId, RunList, RunOutcome,
-    RunRequest, RunState, RunStatus, RunSummary, Stream, StreamSummary,
+    FileChange, FileChangeKind, KernelFate, Loss, LossCause, RunError, RunEvent, RunEventKind, RunId,
+    RunList, RunOutcome, RunRequest, RunState, RunStatus, RunSummary, Stream, StreamSummary,
 };
 
 /// The version of this protocol. Guest and agent must have the same one: images are prepared by the

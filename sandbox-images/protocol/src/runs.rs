@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Language, Standing, limits::RUN_ID_BYTES};
+use crate::{Language, RestartReason, Standing, limits::RUN_ID_BYTES};
 
 /// Names a run; chosen by the caller, so that asking twice starts it once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -152,6 +152,12 @@ pub struct RunOutcome {
     /// Images made beyond the bound: saved, not sent.
     #[serde(default)]
     pub images_omitted: u32,
+    /// Processes in the background that were ended, since the sandbox had no room for another.
+    #[serde(default)]
+    pub background_ended: u32,
+    /// When and how variables were lost, where the code missed a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Loss>,
     /// What the session's caller must hear; the same as in `accepted`.
     #[serde(flatten)]
     pub standing: Standing,
@@ -183,6 +189,35 @@ pub struct RunError {
     /// The traceback as plain text, bounded; empty where there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub traceback: String,
+}
+
+/// An earlier loss of a kernel's variables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// How it came about.
+    pub cause: LossCause,
+    /// How long ago, in milliseconds.
+    pub ago_ms: u64,
+}
+
+/// How variables were lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "lowercase")]
+pub enum LossCause {
+    /// With the kernel, in a run.
+    Run {
+        /// Which.
+        run: RunId,
+        /// How it ended.
+        status: RunStatus,
+    },
+    /// With the kernel, between runs.
+    Between,
+    /// With the whole sandbox.
+    Sandbox {
+        /// Why.
+        reason: RestartReason,
+    },
 }
 
 /// Whether the kernel's state survived a run.
@@ -308,6 +343,14 @@ mod tests {
                 change: FileChangeKind::Created,
             }],
             images_omitted: 0,
+            background_ended: 2,
+            lost: Some(Loss {
+                cause: LossCause::Run {
+                    run: RunId("r".into()),
+                    status: RunStatus::TimedOut,
+                },
+                ago_ms: 7,
+            }),
             standing: Standing::New,
         };
         let kinds = [

@@ -2,13 +2,13 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::KernelControl;
-use crate::{child::Quarters, descent, processes};
+use crate::{child::Quarters, crowd, descent, processes};
 
 /// A kernel's handle for other tasks, and what it knows of the process behind it.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub(super) struct Control {
     quarters: Arc<Quarters>,
     state: Mutex<State>,
     tags: AtomicU64,
+    /// Processes in the background that were ended to make room, until a run has told.
+    ended: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -25,6 +27,8 @@ struct State {
     /// SIGINT was sent, or is wanted, in the current run.
     interrupted: bool,
     killed: bool,
+    /// When the current run began, in the clock ticks of the process table.
+    since: u64,
 }
 
 /// One life of a kernel's process, and the mark of everything that descends from it.
@@ -52,6 +56,7 @@ impl Control {
             quarters,
             state: Mutex::default(),
             tags: AtomicU64::new(0),
+            ended: AtomicU32::new(0),
         }
     }
 
@@ -95,10 +100,38 @@ impl Control {
         state.phase = phase;
         if phase == Phase::Sent {
             state.interrupted = false;
+            // Without a clock everybody is interrupted, as in a terminal.
+            state.since = processes::now().unwrap_or(0);
         }
         if phase == Phase::Running && state.interrupted {
             state.signal();
         }
+    }
+
+    /// Makes room in a process table that is full.
+    pub(super) async fn make_room(&self) {
+        if !crowd::is_full() {
+            return;
+        }
+        let working = {
+            let state = self.lock();
+            let pid = state.process.as_ref().and_then(|process| process.pid);
+            pid.map(|pid| crowd::Working {
+                pid: pid.as_raw_nonzero().get(),
+                since: state.since,
+            })
+        };
+        let ended = crowd::thin(working).await;
+        tracing::warn!(
+            ended,
+            "the process table was full: what was left in the background is ended"
+        );
+        self.ended.fetch_add(ended, Ordering::Relaxed);
+    }
+
+    /// How many processes were ended to make room since the last call.
+    pub(super) fn take_ended(&self) -> u32 {
+        self.ended.swap(0, Ordering::Relaxed)
     }
 
     /// Whether the current or last run was interrupted.
@@ -112,9 +145,9 @@ impl Control {
 }
 
 impl State {
-    /// To the whole group, as a terminal does: a program that the code waits for stops as well. The process
-    /// itself comes first: bash goes on with its next command if it sees a program die of a SIGINT that it has
-    /// not had itself.
+    /// To what this run has started of the group, as a terminal does: a program that the code waits for stops as
+    /// well, and one that an earlier run left in the background goes on. The process itself comes first: bash goes
+    /// on with its next command if it sees a program die of a SIGINT that it has not had itself.
     fn signal(&self) {
         let Some(leader) = self.process.as_ref().and_then(|process| process.pid) else {
             return;
@@ -122,9 +155,9 @@ impl State {
         // Whoever is gone has nothing to be interrupted in.
         let _ = kill_process(leader, Signal::INT);
         let group = leader.as_raw_nonzero().get();
-        let others = processes::all()
-            .into_iter()
-            .filter(|process| process.group == group && process.pid != group);
+        let others = processes::all().into_iter().filter(|process| {
+            process.group == group && process.pid != group && process.started >= self.since
+        });
         for pid in others.filter_map(|process| Pid::from_raw(process.pid)) {
             let _ = kill_process(pid, Signal::INT);
         }

@@ -47,6 +47,10 @@ const DISPLAY_BYTES: usize = 1 << 20;
 const TICK: Duration = Duration::from_millis(50);
 /// Ticks between two reminders.
 const REMINDER: u32 = 4;
+/// Ticks from an interrupt to the reminder after it.
+const APART: u32 = 2;
+/// Ticks between two looks at the process table: a shell that cannot fork waits a second before it tries again.
+const CROWD: u32 = 20;
 /// Share of the machine's memory, in percent, at which a death without a reason is taken for want of it.
 const NEAR_LIMIT: u64 = 70;
 /// Characters of what a process wrote that the reason of a failed start shows.
@@ -107,6 +111,8 @@ pub(super) struct Request<'a> {
     pub(super) code: &'a str,
     /// Where images are saved: an absolute path, but for a number and an ending.
     pub(super) figures: &'a str,
+    /// Where the whole of a traceback is written that is shown in part: an absolute path.
+    pub(super) traceback: &'a str,
     /// An interrupt of an earlier run may be on its way still.
     pub(super) stale: bool,
 }
@@ -268,10 +274,23 @@ impl<D: Dialect> Driver<D> {
     /// How a process died that never was ready, with the last that it wrote.
     async fn account(&self, process: &mut Process, status: io::Result<ExitStatus>) -> String {
         let words = process.stderr.last_words().await;
+        // Of a traceback its end: the rest is ours, and says nothing to anybody outside.
+        let words = match words.rsplit_once("\n  File ") {
+            Some((_, end)) => end
+                .lines()
+                .rfind(|line| !line.starts_with(' '))
+                .unwrap_or_default(),
+            None => &words,
+        };
         let from = words.char_indices().rev().nth(LAST_WORDS).map_or(0, |(at, _)| at);
         let (error, _) = death(&status, self.control.ended(), None);
         format!("{}: {}", error.message, words[from..].trim())
     }
+}
+
+/// Whether what was saved under such a name is sent as an image block: hosts take no others.
+fn is_picture(ending: &str) -> bool {
+    [".png", ".jpg"].iter().any(|picture| ending.ends_with(picture))
 }
 
 /// A socket of ours as a child expects it.
@@ -292,6 +311,7 @@ impl<D: Dialect> Kernel for Driver<D> {
             return Ok(process.version.clone());
         }
         self.clear().await;
+        self.control.make_room().await;
         let mut process = self.launch()?;
         self.boot(&mut process).await?;
         let version = process.version.clone();
@@ -315,12 +335,14 @@ impl<D: Dialect> Kernel for Driver<D> {
             process,
             events,
             figures,
+            traceback: format!(".greenroom/runs/{}.traceback.txt", run.id),
             images: 0,
             images_omitted: 0,
             displays: 0,
             display_bytes: 0,
             memory_peak: 0,
             began: false,
+            ticks: 0,
             waiting_ticks: 0,
         };
         let end = {
@@ -366,12 +388,14 @@ struct Session<'a, D> {
     process: &'a mut Process,
     events: &'a mpsc::Sender<KernelEvent>,
     figures: String,
+    traceback: String,
     images: usize,
     images_omitted: u32,
     displays: u32,
     display_bytes: usize,
     memory_peak: u64,
     began: bool,
+    ticks: u32,
     waiting_ticks: u32,
 }
 
@@ -401,9 +425,11 @@ impl<D: Dialect> Session<'_, D> {
             return end;
         }
         let figures = self.quarters.work_dir().join(&self.figures);
+        let traceback = self.quarters.work_dir().join(&self.traceback);
         let request = self.dialect.request(&Request {
             code,
             figures: &figures.to_string_lossy(),
+            traceback: &traceback.to_string_lossy(),
             stale: self.control.is_interrupted(),
         });
         self.control.enter(Phase::Sent);
@@ -468,7 +494,7 @@ impl<D: Dialect> Session<'_, D> {
                     self.send_fresh().await;
                     sent = Instant::now();
                 }
-                _ = ticks.tick() => self.tick(),
+                _ = ticks.tick() => self.tick().await,
                 () = self.process.stdout.readable() => self.process.stdout.take().await,
                 () = self.process.stderr.readable() => self.process.stderr.take().await,
             }
@@ -476,23 +502,28 @@ impl<D: Dialect> Session<'_, D> {
     }
 
     /// Looks after a run that takes its time.
-    fn tick(&mut self) {
+    async fn tick(&mut self) {
         // Full, if the process does not come to read it: then it has ticks enough.
         drop(self.process.tick.try_write(b"."));
         let pid = self.process.child.pid().as_raw_nonzero().get();
         self.memory_peak = self.memory_peak.max(processes::resident(pid).unwrap_or(0));
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(CROWD) {
+            self.control.make_room().await;
+        }
         if self.began && !self.control.is_interrupted() {
             return;
         }
         self.waiting_ticks += 1;
-        if self.waiting_ticks.is_multiple_of(REMINDER)
-            && let Some(reminder) = self.dialect.remind()
-        {
-            if self.began {
-                self.control.interrupt();
-            }
+        let Some(reminder) = self.dialect.remind() else {
+            return;
+        };
+        // Apart from each other: a process that is woken by both at once throws away what it has read.
+        match self.waiting_ticks % REMINDER {
+            0 if self.began => self.control.interrupt(),
             // As for a tick.
-            drop(self.process.talk.try_write(reminder.as_bytes()));
+            APART => drop(self.process.talk.try_write(reminder.as_bytes())),
+            _ => {}
         }
     }
 
@@ -544,13 +575,15 @@ impl<D: Dialect> Session<'_, D> {
         let mut path = None;
         if let Some(ending) = shown.image {
             let file = format!("{}{ending}", self.figures);
-            if self.images >= IMAGES {
-                self.images_omitted += 1;
-                return;
-            }
-            if let Some(image) = images::sendable(self.quarters, file.as_ref()).await {
-                self.images += 1;
-                data.insert(image.mime.to_owned(), BASE64_STANDARD.encode(image.bytes));
+            if is_picture(&ending) {
+                if self.images >= IMAGES {
+                    self.images_omitted += 1;
+                    return;
+                }
+                if let Some(image) = images::sendable(self.quarters, file.as_ref()).await {
+                    self.images += 1;
+                    data.insert(image.mime.to_owned(), BASE64_STANDARD.encode(image.bytes));
+                }
             }
             path = Some(file);
         }
@@ -586,6 +619,7 @@ impl<D: Dialect> Session<'_, D> {
             stdout,
             stderr,
             images_omitted: self.images_omitted,
+            background_ended: self.control.take_ended(),
         }
     }
 
@@ -683,6 +717,7 @@ impl KernelOutcome {
             stdout: StreamSummary::default(),
             stderr: StreamSummary::default(),
             images_omitted: 0,
+            background_ended: 0,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The Python kernel: `host.py` in a process, IPython inside where the image has it.
+//! The Python kernel: `host/` in a process, IPython inside where the image has it.
 
 use std::{
     collections::BTreeMap,
@@ -18,15 +18,25 @@ use super::{
 };
 use crate::child::Quarters;
 
-/// The program that the process runs. Well below what a pipe holds, so it is written before anybody reads.
-const HOST: &str = include_str!("host.py");
+/// The program that the process runs. Below what a pipe holds, so it is written before anybody reads.
+const HOST: &str = concat!(
+    include_str!("host/start.py"),
+    include_str!("host/talk.py"),
+    include_str!("host/streams.py"),
+    include_str!("host/words.py"),
+    include_str!("host/show.py"),
+    include_str!("host/errors.py"),
+    include_str!("host/languages.py"),
+    include_str!("host/cells.py"),
+    include_str!("host/host.py"),
+);
 /// Reads [`HOST`] from its descriptor: no file that a guest could change, no page of code in `ps`.
 const LOADER: &str =
     "import sys, os; del sys.path[0]; exec(compile(os.fdopen(5).read(), '<greenroom>', 'exec'))";
 /// What the interpreter is called, the first that there is.
 const PROGRAMS: [&str; 2] = ["python3", "python"];
 
-/// How to speak to `host.py`.
+/// How to speak to the host.
 #[derive(Debug)]
 pub(super) struct Python {
     preload: Vec<String>,
@@ -41,21 +51,22 @@ impl Python {
     }
 }
 
-/// What `host.py` hears.
+/// What the host hears.
 #[derive(Serialize)]
 struct Opening<'a> {
     preload: &'a [String],
 }
 
-/// What `host.py` hears for each run.
+/// What the host hears for each run.
 #[derive(Serialize)]
 struct Run<'a> {
     code: &'a str,
     figures: &'a str,
+    traceback: &'a str,
     stale: bool,
 }
 
-/// What `host.py` says.
+/// What the host says.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Said {
@@ -83,6 +94,8 @@ struct SavedImage {
 enum ImageEnding {
     Png,
     Jpg,
+    Svg,
+    Html,
 }
 
 impl Dialect for Python {
@@ -141,6 +154,7 @@ impl Dialect for Python {
         line(&Run {
             code: run.code,
             figures: run.figures,
+            traceback: run.traceback,
             stale: run.stale,
         })
     }
@@ -165,6 +179,8 @@ impl Dialect for Python {
                 image: image.map(|SavedImage { number, ending }| match ending {
                     ImageEnding::Png => format!("-{number}.png"),
                     ImageEnding::Jpg => format!("-{number}.jpg"),
+                    ImageEnding::Svg => format!("-{number}.svg"),
+                    ImageEnding::Html => format!("-{number}.html"),
                 }),
             }),
             Said::Done { error, result } => Reply::Done(Done {
@@ -190,6 +206,6 @@ mod tests {
 
     #[test]
     fn the_host_fits_into_a_pipe() {
-        assert!(HOST.len() < 60 << 10, "{}", HOST.len());
+        assert!(HOST.len() < 62 << 10, "{}", HOST.len());
     }
 }

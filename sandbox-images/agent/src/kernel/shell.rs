@@ -23,7 +23,12 @@ use super::{
 use crate::child::Quarters;
 
 /// Options last for their run: a `set -e` in one would otherwise end the shell in another.
-const RESET: &str = "\\builtin set +abefkuvxCEHPT -hB; \\builtin set +o pipefail +o posix +o monitor";
+///
+/// A function of the code's that is called `builtin` would stand before all of our own words. With POSIXLY_CORRECT
+/// set, `unset` is found before any function, whatever that is called; it keeps the exit code meanwhile.
+const UNMASK: &str = "POSIXLY_CORRECT=$?; \\unset -f builtin";
+/// See [`UNMASK`].
+const RESET: &str = "\\unset POSIXLY_CORRECT; \\builtin set +abefkuvxCEHPT -hB; \\builtin set +o pipefail +o posix +o monitor; \\builtin shopt -u inherit_errexit";
 
 /// How to speak to bash.
 #[derive(Debug, Default)]
@@ -38,7 +43,7 @@ impl Shell {
 
     fn report(&self) -> String {
         format!(
-            "\\builtin printf 'end %d %d\\n' {} \"$?\" >&200; {RESET}\n",
+            "{UNMASK}; \\builtin printf 'end %d %d\\n' {} \"$POSIXLY_CORRECT\" >&200; {RESET}\n",
             self.run
         )
     }

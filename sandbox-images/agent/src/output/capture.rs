@@ -14,6 +14,7 @@ use tokio::net::unix::pipe;
 
 use super::{
     HeadTail, Spill,
+    overwrite::Overwrite,
     text::{After, continuation, plain},
 };
 use crate::kernel::KernelEvent;
@@ -44,6 +45,7 @@ enum State {
 /// What is kept of one run.
 #[derive(Debug)]
 struct Record {
+    overwrite: Overwrite,
     kept: HeadTail,
     /// Bytes of the head that have become events.
     sent: usize,
@@ -114,6 +116,7 @@ impl Capture {
     pub(crate) async fn begin(&mut self, spill: Spill) -> Vec<KernelEvent> {
         self.drain().await;
         let record = State::Run(Box::new(Record {
+            overwrite: Overwrite::new(),
             kept: HeadTail::new(OUTPUT_HEAD, OUTPUT_TAIL),
             sent: 0,
             spill,
@@ -145,9 +148,11 @@ impl Capture {
         let State::Run(mut record) = std::mem::replace(&mut self.state, State::between()) else {
             return (Vec::new(), StreamSummary::default());
         };
+        let held = record.overwrite.release();
+        record.keep(&held).await;
         let events = events(self.stream, &mut record.kept, record.sent, Arrival::InTime);
         let summary = StreamSummary {
-            bytes: record.kept.total(),
+            bytes: record.kept.total() + record.overwrite.overwritten(),
             omitted: record.kept.omitted(),
             path: record.spill.finish().await,
         };
@@ -176,6 +181,11 @@ impl State {
 
 impl Record {
     async fn push(&mut self, bytes: &[u8]) {
+        let passed = self.overwrite.pass(bytes);
+        self.keep(&passed).await;
+    }
+
+    async fn keep(&mut self, bytes: &[u8]) {
         if self.kept.omitted() == 0 && bytes.len() > self.kept.room() {
             // The first byte that will be gone: from here on the file has it all.
             self.spill.write(self.kept.head()).await;

@@ -268,6 +268,8 @@ mod tests {
             kernel: KernelFate::Kept,
             files: Vec::new(),
             images_omitted: 0,
+            background_ended: 0,
+            lost: None,
             standing: Standing::Existing,
         })
     }

@@ -3,7 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use greenroom_protocol::{EndReason, KernelFate, RunError, RunEventKind, RunOutcome, RunStatus};
+use greenroom_protocol::{
+    EndReason, KernelFate, Loss, LossCause, RunError, RunEventKind, RunOutcome, RunStatus, Standing,
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
@@ -25,6 +27,8 @@ use crate::{
 const START_TIME: Duration = Duration::from_secs(60);
 /// Events that a kernel may be ahead of its log. Small: what waits here is output that nobody sees yet.
 const EVENTS: usize = 64;
+/// What a name that nobody has defined raises in Python. Shells take it for empty.
+const UNKNOWN_NAME: &str = "NameError";
 /// How often a kernel that keeps dying before its first run is brought back unasked.
 const UNASKED_STARTS: u32 = 2;
 
@@ -39,6 +43,8 @@ pub(super) struct Owner {
     life: Life,
     /// How the kernel died between runs, until a run has been told.
     lost: Option<RunError>,
+    /// When and how variables were lost last.
+    loss: Option<(Instant, LossCause)>,
 }
 
 /// Whether there is a process, and whether anything would be lost with it.
@@ -68,6 +74,7 @@ impl Owner {
             ending,
             life: Life::Down { unasked: 0 },
             lost: None,
+            loss: None,
         }
     }
 
@@ -153,6 +160,7 @@ impl Owner {
         let unasked = match self.life {
             Life::Used => {
                 self.lost = Some(error);
+                self.loss = Some((Instant::now(), LossCause::Between));
                 0
             }
             Life::Fresh { unasked } | Life::Down { unasked } => unasked,
@@ -188,8 +196,29 @@ impl Owner {
             Ending::Ok | Ending::Error => Life::Used,
         };
         let mut outcome = run.outcome(outcome, stop.why(), begun.elapsed());
+        if let Standing::Restarted { reason } = &run.standing {
+            self.loss = Some((begun, LossCause::Sandbox { reason: *reason }));
+        }
+        outcome.lost = self.loss_behind(&outcome);
+        if outcome.kernel == KernelFate::Restarted {
+            let (run, status) = (run.id.clone(), outcome.status);
+            self.loss = Some((Instant::now(), LossCause::Run { run, status }));
+        }
         outcome.files = self.files.changes_since(&mark).await;
         self.lane.done(run, outcome);
+    }
+
+    /// The loss that a name which was not found may have gone with.
+    fn loss_behind(&self, outcome: &RunOutcome) -> Option<Loss> {
+        let (at, cause) = self.loss.as_ref()?;
+        outcome
+            .error
+            .as_ref()
+            .filter(|error| error.name == UNKNOWN_NAME)?;
+        Some(Loss {
+            cause: cause.clone(),
+            ago_ms: whole_ms(at.elapsed()),
+        })
     }
 
     /// Runs the code to its end, however that comes about.
@@ -295,6 +324,8 @@ impl Run {
             },
             files: Vec::new(),
             images_omitted: kernel.images_omitted,
+            background_ended: kernel.background_ended,
+            lost: None,
             standing: self.standing.clone(),
         }
     }

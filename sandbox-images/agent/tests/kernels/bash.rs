@@ -1,5 +1,7 @@
 //! Bash: one shell that lives on, whatever it is given to read.
 
+use std::time::Duration;
+
 use greenroom_agent::kernel::{Ending, KernelEvent};
 
 use crate::support::{Bench, lives, until};
@@ -221,6 +223,40 @@ async fn an_interrupt_stops_what_runs_and_keeps_the_state() {
         bash.run("echo $kept").await.stdout,
         "kept\n",
         "between runs it interrupts nothing"
+    );
+}
+
+#[tokio::test]
+async fn an_interrupt_leaves_alone_what_earlier_runs_started() {
+    let mut bash = Bench::bash().await;
+    // Bash has its background jobs ignore interrupts; this one takes them.
+    let job = "python3 -c 'import signal, time; signal.signal(2, signal.SIG_DFL); print(1, flush=True); time.sleep(1000)' & \
+               echo $!; sleep 0.5";
+    let seen = bash.run(job).await;
+    let job: String = seen.stdout.lines().filter(|line| *line != "1").collect();
+    // Ages are told in hundredths of a second.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    bash.run_and("echo ready; while true; do sleep 1; done", |_, control| {
+        control.interrupt()
+    })
+    .await
+    .ended(Ending::Error);
+    assert!(lives(&job), "{job}");
+}
+
+#[tokio::test]
+async fn no_name_that_code_gives_away_masks_ours() {
+    let mut bash = Bench::bash().await;
+    for name in ["builtin", "printf", "eval", "set", "unset", "shopt", "command"] {
+        bash.run(&format!("{name}() {{ false; }}"))
+            .await
+            .ended(Ending::Ok);
+        let seen = bash.run("(exit 3)").await.ended(Ending::Error);
+        assert_eq!(seen.outcome.exit_code, Some(3), "{name}");
+    }
+    assert_eq!(
+        bash.run("\\builtin shopt -o posix").await.stdout,
+        "posix          \toff\n"
     );
 }
 

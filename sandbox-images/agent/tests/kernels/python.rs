@@ -140,6 +140,31 @@ async fn an_exception_shows_the_code_of_the_user_and_nothing_of_ours() {
 }
 
 #[tokio::test]
+async fn frames_of_libraries_are_short_and_all_of_them_in_a_file() {
+    for mut python in [Bench::python().await, Bench::plain_python().await] {
+        let seen = python
+            .run("import urllib.request\nurllib.request.urlopen('http://127.0.0.1:1/')")
+            .await
+            .ended(Ending::Error);
+        let traceback = &seen.error().traceback;
+        for part in [
+            "urlopen('http://127.0.0.1:1/')",
+            "urllib/request.py:",
+            " frames …\n",
+            "Connection refused",
+        ] {
+            assert!(traceback.contains(part), "{part}: {traceback}");
+        }
+        assert!(!traceback.contains("h.request("), "{traceback}");
+        let file = std::fs::read_to_string(python.path(".greenroom/runs/run-1.traceback.txt")).unwrap();
+        assert!(file.contains("h.request("), "{file}");
+        let seen = python.run("1/0").await.ended(Ending::Error);
+        assert!(!seen.error().traceback.contains("are shortened"), "{seen:?}");
+        assert!(!python.path(".greenroom/runs/run-2.traceback.txt").exists());
+    }
+}
+
+#[tokio::test]
 async fn exit_is_a_result_and_the_process_lives() {
     for mut python in [Bench::python().await, Bench::plain_python().await] {
         python.run("x = 1").await;
@@ -192,7 +217,13 @@ async fn rich_results_come_as_bundles() {
         "{data:?}"
     );
     assert_eq!((seen.displays.len(), path), (1, &None));
-    assert_eq!(seen.result(), "   a\n0  1\n1  2");
+    assert_eq!(seen.result(), "   a\n0  1\n1  2\n[2 rows × 1 columns] a: int64");
+    let seen = python
+        .run(
+            "from IPython.display import HTML\nHTML('<table><tr><th>a</th></tr><tr><td>1</td></tr></table>')",
+        )
+        .await;
+    assert_eq!(seen.result(), "| a |\n|---|\n| 1 |");
     let seen = python.run("display(1); display('x')").await;
     assert_eq!(seen.stdout, "1\n'x'\n", "plain text goes where print goes");
     let seen = python

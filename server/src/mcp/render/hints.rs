@@ -16,12 +16,14 @@ enum Lack {
     Network,
     Root,
     Terminal,
+    Memory,
+    Browser,
     Disk,
     Processes,
 }
 
 /// What programs say of a lack. The first that is found of each counts.
-const SAID: [(Lack, &[&str]); 5] = [
+const SAID: [(Lack, &[&str]); 7] = [
     (
         Lack::Network,
         &[
@@ -47,7 +49,21 @@ const SAID: [(Lack, &[&str]); 5] = [
     (Lack::Root, &["sudo: command not found", "sudo: not found"]),
     (
         Lack::Terminal,
-        &["EOFError: EOF when reading a line", "not a terminal", "not a tty"],
+        &[
+            "EOFError: EOF when reading a line",
+            "Can not control echo on the terminal",
+            "not a terminal",
+            "not a tty",
+        ],
+    ),
+    (Lack::Memory, &["MemoryError"]),
+    (
+        Lack::Browser,
+        &[
+            "requires Google Chrome",
+            "requires the Kaleido package",
+            "requires the kaleido package",
+        ],
     ),
     (Lack::Disk, &["No space left on device"]),
     (
@@ -65,13 +81,21 @@ impl Lack {
     const fn advice(self) -> &'static str {
         match self {
             Self::Network => {
-                "this sandbox has no network, so nothing can be fetched or installed from outside; trying again does not help. \
-                 `pip list` in bash shows the packages that are there. Another one: upload its wheel with upload_file, then \
-                 `pip install /mnt/data/NAME.whl`; data: upload the file"
+                "this sandbox has no network: nothing can be fetched or installed from outside, and trying again does not help. \
+                 `pip list` in bash shows what is there; for more, upload a wheel with upload_file and `pip install` that file, or \
+                 upload the data"
             }
             Self::Root => "there is no root here, and nothing that needs it: commands run without sudo",
             Self::Terminal => {
                 "nobody can answer a prompt here, since there is no terminal: pass values as arguments, in the code or by a file"
+            }
+            Self::Memory => {
+                "the sandbox has no more memory; variables are kept. `del` what is not needed, or work on less at once: chunks of a \
+                 file, fewer columns, smaller types"
+            }
+            Self::Browser => {
+                "there is no browser here, so plotly makes no pictures: fig.show() saves an HTML file; for a picture, draw with \
+                 matplotlib"
             }
             Self::Disk => {
                 "the sandbox's disk is full: delete what is not needed (`du -sh /mnt/data/*` in bash shows what is large)"
@@ -104,6 +128,8 @@ pub(super) fn hints(transcript: &Transcript, outcome: &RunOutcome) -> Vec<&'stat
             said.iter()
                 .any(|words| texts.iter().any(|text| text.contains(words)))
         })
+        // Room has been made for the next run, and that is said.
+        .filter(|(lack, _)| *lack != Lack::Processes || outcome.background_ended == 0)
         .map(|(lack, _)| lack.advice())
         .collect()
 }

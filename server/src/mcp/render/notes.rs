@@ -2,11 +2,15 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use greenroom_protocol::{FileChangeKind, KernelFate, Language, RunOutcome, RunStatus, limits};
+use greenroom_protocol::{
+    FileChangeKind, KernelFate, Language, Loss, LossCause, RunOutcome, RunStatus, limits,
+};
 
 use super::{
     super::transcript::{Ahead, Stage, Transcript},
     hints::hints,
+    reason_words,
+    run::finished,
     text::{name, size, span},
 };
 
@@ -27,6 +31,13 @@ pub(super) fn notes(transcript: &Transcript, timeout: Option<Duration>) -> Vec<S
         ));
     }
     notes.extend(stopped(outcome, timeout));
+    notes.extend(outcome.lost.as_ref().map(|loss| missed(loss, outcome.language)));
+    if outcome.background_ended > 0 {
+        notes.push(format!(
+            "the sandbox was full of processes, so {} that earlier runs had left in the background were ended",
+            outcome.background_ended
+        ));
+    }
     notes.extend(hints(transcript, outcome).into_iter().map(str::to_owned));
     notes
 }
@@ -34,6 +45,14 @@ pub(super) fn notes(transcript: &Transcript, timeout: Option<Duration>) -> Vec<S
 /// Why a run was stopped and what that has cost, for one that did not just end.
 fn stopped(outcome: &RunOutcome, timeout: Option<Duration>) -> Option<String> {
     let language = outcome.language.as_str();
+    let error = outcome.error.as_ref().map(|error| error.name.as_str());
+    if error == Some("kernel_start") {
+        return Some(format!(
+            "{language} could not be started, so the code did not run. {}, files are kept. Send it again; if that fails too, \
+             reset_session gives a fresh sandbox",
+            capital(state_of(outcome.language))
+        ));
+    }
     let left = match outcome.kernel {
         KernelFate::Kept => "Variables and files are kept".to_owned(),
         KernelFate::Restarted => format!(
@@ -53,8 +72,11 @@ fn stopped(outcome: &RunOutcome, timeout: Option<Duration>) -> Option<String> {
         ),
         RunStatus::Cancelled => ("the run was cancelled".to_owned(), ""),
         RunStatus::KernelDied => (
-            format!("{language} died during the run"),
-            match outcome.error.as_ref().map(|error| error.name.as_str()) {
+            match error {
+                Some("exit") => format!("the code ended the {language} process itself"),
+                _ => format!("{language} died during the run"),
+            },
+            match error {
                 Some("out_of_memory") => {
                     ". It needs less memory at once: read files in chunks or only some columns, and delete what is not needed"
                 }
@@ -71,6 +93,26 @@ const fn state_of(language: Language) -> &'static str {
         Language::Bash => "its variables, functions, current directory and background jobs are gone",
         Language::Python => "its variables and imports are gone",
     }
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars
+        .next()
+        .map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// A name was missed that may have been there before variables were lost.
+fn missed(loss: &Loss, language: Language) -> String {
+    let how = match &loss.cause {
+        LossCause::Run { run, status } => format!("with run {run} ({})", finished(*status).as_str()),
+        LossCause::Between => "since it died between two runs".to_owned(),
+        LossCause::Sandbox { reason } => format!("with the earlier sandbox ({})", reason_words(*reason)),
+    };
+    format!(
+        "what {language} knew was lost {} ago {how}: define and import again what the code needs",
+        span(Duration::from_millis(loss.ago_ms))
+    )
 }
 
 fn going_on(transcript: &Transcript) -> String {

@@ -19,6 +19,9 @@ pub(super) fn pictures(transcript: &Transcript) -> (Vec<Image>, Vec<String>) {
     let (mut blocks, mut notes, mut bytes, mut unsent) = (Vec::new(), Vec::new(), 0, 0);
     for (number, display) in transcript.displays.iter().enumerate() {
         let Some((mime, data)) = image_of(display) else {
+            if let Some(path) = &display.path {
+                notes.push(format!("display {}: saved as {}", number + 1, absolute(path)));
+            }
             continue;
         };
         // Base64 as the agent writes it has no line ends; anything else is not an image.

@@ -131,9 +131,15 @@ fn words(display: &Display) -> Option<&str> {
     if image_of(display).is_some() {
         return None;
     }
-    ["text/markdown", "text/plain", "text/latex", "application/json"]
-        .into_iter()
-        .find_map(|mime| display.data.get(mime).map(String::as_str))
+    [
+        "image/svg+xml",
+        "text/markdown",
+        "text/plain",
+        "text/latex",
+        "application/json",
+    ]
+    .into_iter()
+    .find_map(|mime| display.data.get(mime).map(String::as_str))
 }
 
 /// A text of a run on one line, as a status line takes it.

@@ -112,7 +112,7 @@ const fn status(transcript: &Transcript) -> schemas::RunStatus {
     }
 }
 
-const fn finished(status: RunStatus) -> schemas::RunStatus {
+pub(super) const fn finished(status: RunStatus) -> schemas::RunStatus {
     match status {
         RunStatus::Ok => schemas::RunStatus::Ok,
         RunStatus::Error => schemas::RunStatus::Error,

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use greenroom_protocol::{
-    FileChange, FileChangeKind, FileEntry, FileKind, FileList, KernelFate, Language, RunError, RunEvent,
-    RunEventKind, RunId, RunOutcome, RunState, RunStatus, RunSummary, Standing, Stream, StreamSummary,
+    FileChange, FileChangeKind, FileEntry, FileKind, FileList, KernelFate, Language, Loss, LossCause,
+    RunError, RunEvent, RunEventKind, RunId, RunOutcome, RunState, RunStatus, RunSummary, Standing, Stream,
+    StreamSummary,
 };
 use serde_json::json;
 
@@ -42,6 +43,8 @@ fn outcome(status: RunStatus) -> RunOutcome {
         kernel: KernelFate::Kept,
         files: Vec::new(),
         images_omitted: 0,
+        background_ended: 0,
+        lost: None,
         standing: Standing::Existing,
     }
 }
@@ -353,6 +356,79 @@ fn a_poll_from_the_middle_learns_from_the_list_behind_what_it_waits() {
 }
 
 #[test]
+fn a_name_that_is_missed_after_a_loss_brings_its_story() {
+    let note = |cause| {
+        let lost = Some(Loss {
+            cause,
+            ago_ms: 125_000,
+        });
+        let ended = RunOutcome {
+            lost,
+            background_ended: 31,
+            ..outcome(RunStatus::Error)
+        };
+        run(&existing(), &started(vec![RunEventKind::Finished(ended)]), STYLE).text
+    };
+    let (run, status) = (RunId("run-0".into()), RunStatus::TimedOut);
+    for (cause, how) in [
+        (LossCause::Run { run, status }, "with run run-0 (timed_out)"),
+        (LossCause::Between, "since it died between two runs"),
+        (
+            LossCause::Sandbox {
+                reason: RestartReason::Idle,
+            },
+            "with the earlier sandbox (it was idle for too long)",
+        ),
+    ] {
+        let text = note(cause);
+        let all = format!(
+            "note: what python knew was lost 2 min 5 s ago {how}: define and import again what the code needs.\n\
+             note: the sandbox was full of processes, so 31 that earlier runs had left in the background were ended."
+        );
+        assert!(text.contains(&all), "{text}");
+    }
+}
+
+#[test]
+fn a_kernel_that_does_not_start_is_no_run_that_died() {
+    let error = RunError {
+        name: "kernel_start".into(),
+        message: "python did not start: it did not answer within 60 s".into(),
+        traceback: String::new(),
+    };
+    let ended = RunOutcome {
+        error: Some(error),
+        ..outcome(RunStatus::KernelDied)
+    };
+    let text = run(&existing(), &started(vec![RunEventKind::Finished(ended)]), STYLE).text;
+    assert!(
+        text.ends_with(
+            "note: python could not be started, so the code did not run. Its variables and imports are gone, files are kept. \
+             Send it again; if that fails too, reset_session gives a fresh sandbox."
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_shown_as_a_file_only_is_named() {
+    let display = |kind: &str, value: &str, path: &str| RunEventKind::Display {
+        data: BTreeMap::from([(kind.to_owned(), value.to_owned())]),
+        path: Some(path.into()),
+    };
+    let shown = started(vec![
+        display("text/plain", "plotly figure, 1 trace(s)", "f-1.html"),
+        display("image/svg+xml", "<svg/>", "f-2.svg"),
+        RunEventKind::Finished(outcome(RunStatus::Ok)),
+    ]);
+    assert_eq!(
+        run(&existing(), &shown, STYLE).text,
+        "status: ok · 12 ms · session: existing\n\ndisplay:\nplotly figure, 1 trace(s)\n\n<svg/>\n\n\
+         note: display 1: saved as /mnt/data/f-1.html.\nnote: display 2: saved as /mnt/data/f-2.svg."
+    );
+}
+
+#[test]
 fn a_kernel_that_was_slow_to_start_is_mentioned() {
     for (boot, said) in [(None, false), (Some(900), false), (Some(3200), true)] {
         let started = transcript(vec![
@@ -401,10 +477,7 @@ fn a_failure_that_the_sandbox_is_the_reason_of_names_the_next_step() {
             raised(Python, "ModuleNotFoundError", "No module named 'foo'", "", ""),
             "has no network",
         ),
-        (
-            raised(Python, "", "", "", pip),
-            "upload its wheel with upload_file",
-        ),
+        (raised(Python, "", "", "", pip), "upload a wheel with upload_file"),
         (raised(Bash, "", "", pip, ""), "has no network"),
         (
             raised(Bash, "exit", "", "", "curl: (6) Could not resolve host: x"),
@@ -413,6 +486,17 @@ fn a_failure_that_the_sandbox_is_the_reason_of_names_the_next_step() {
         (
             raised(Bash, "exit", "", "", "bash: sudo: command not found"),
             "no root",
+        ),
+        (raised(Python, "MemoryError", "", "", ""), "variables are kept"),
+        (
+            raised(
+                Python,
+                "ValueError",
+                "Kaleido requires Google Chrome to be installed",
+                "",
+                "",
+            ),
+            "fig.show() saves",
         ),
         (
             raised(Python, "OSError", "[Errno 28] No space left on device", "", ""),

@@ -15,8 +15,8 @@ pub(super) fn plain(text: &str) -> Cow<'_, str> {
         if number > 0 {
             out.push('\n');
         }
-        let line = line.strip_suffix('\r').unwrap_or(line);
-        for c in line.rsplit('\r').next().unwrap_or(line).chars() {
+        let shown = line.rsplit('\r').find(|part| !part.is_empty());
+        for c in shown.unwrap_or_default().chars() {
             if c.is_control() && c != '\t' {
                 out.extend(c.escape_default());
             } else {
@@ -41,7 +41,33 @@ pub(super) fn tidy(stream: &Captured) -> Captured {
         at = *place;
     }
     tidy.text.push_str(&plain(&stream.text[at..]));
+    if tidy.gaps.is_empty() {
+        tidy.text = folded(&tidy.text);
+    }
     tidy
+}
+
+/// So many equal lines in a row are said once, with their number.
+const EQUAL_LINES: usize = 20;
+
+/// A text whose many equal lines in a row are counted.
+fn folded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut lines = text.split_inclusive('\n').peekable();
+    while let Some(line) = lines.next() {
+        let mut more = 0;
+        while lines.next_if_eq(&line).is_some() {
+            more += 1;
+        }
+        out.push_str(line);
+        if more + 1 >= EQUAL_LINES {
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "[… the same line {} more times …]", thousands(more as u64));
+        } else {
+            (0..more).for_each(|_| out.push_str(line));
+        }
+    }
+    out
 }
 
 /// A file's name on one line: whatever would drive a terminal or begin another line is escaped.
@@ -291,6 +317,17 @@ mod tests {
         assert_eq!(
             shown.text,
             format!("begin\n[… 12 bytes left out …]\n100%|{full}\nend\n")
+        );
+    }
+
+    #[test]
+    fn many_equal_lines_are_counted() {
+        let text = format!("a\n{}b\n{}", "x\n".repeat(1200), "y\n".repeat(19));
+        let shown = tidy(&captured(&text, &[])).text;
+        let few = "y\n".repeat(19);
+        assert_eq!(
+            shown,
+            format!("a\nx\n[… the same line 1,199 more times …]\nb\n{few}")
         );
     }
 

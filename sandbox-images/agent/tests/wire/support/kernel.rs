@@ -131,6 +131,7 @@ fn failed(ending: Ending, name: &str, message: &str) -> KernelOutcome {
         stdout: StreamSummary::default(),
         stderr: StreamSummary::default(),
         images_omitted: 0,
+        background_ended: 0,
     }
 }
 
