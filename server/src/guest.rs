@@ -46,12 +46,15 @@ use self::{
 pub use self::{
     error::{GuestError, Lost},
     follow::RunFollow,
-    transfer::{FileBody, FileRead, Tunnel, Upload, WriteMode},
+    transfer::{FileBody, FileRead, Picture, Tunnel, Upload, WriteMode},
 };
 use crate::{engine::Engine, sandbox::SandboxId};
 
 /// How long an agent may take over what it does not have to wait for.
 const CALL: Duration = Duration::from_secs(10);
+
+/// How long decoding an image may take.
+const PICTURE: Duration = Duration::from_secs(30);
 
 /// Runs of one sandbox that this server follows at the same time. The rest of a connection's streams is
 /// for what must always get through: a lease, a cancel.
@@ -308,6 +311,21 @@ impl Guest {
         };
         let response = self.note(within("for a file", CALL, open).await)?;
         extent.read(response)
+    }
+
+    /// A picture of an image file, with no side longer than `side` pixels, decoded and scaled inside.
+    ///
+    /// # Errors
+    /// [`GuestError`]; [`GuestError::Refused`] with [`RefusalKind::BadRequest`] where it cannot be decoded.
+    pub async fn picture(&self, path: &str, side: u32) -> Result<Picture, GuestError> {
+        let target = format!("{}?picture={side}", file_target(path)?);
+        let make = async {
+            let wire = self.shared.bulk.wire().await?;
+            let empty = Either::Left(Full::default());
+            let response = send(&wire, request(Method::GET, &target, HeaderMap::new(), empty)?).await?;
+            Picture::read(response).await
+        };
+        self.note(within("for a picture", CALL + PICTURE, make).await)
     }
 
     /// Writes a file; nothing of it is seen until all of it is there.

@@ -529,7 +529,9 @@ async fn files_come_and_go() {
     assert_eq!(paths, ["a", "a/b.txt"], "{list:?}");
     let deleted = front.call("delete_file", with(json!({ "path": "a" }))).await;
     assert!(
-        deleted.text.contains("the folder \"a\" is deleted, 2 in all"),
+        deleted
+            .text
+            .contains("the folder \"a\" is deleted, with the one entry in it"),
         "{deleted:?}"
     );
     front.end(&engine).await;

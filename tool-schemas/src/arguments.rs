@@ -108,6 +108,10 @@ pub struct DownloadFile {
     #[serde(default, deserialize_with = "whole")]
     #[schemars(with = "u64", range(min = 1))]
     pub length: Option<u64>,
+    /// An image is scaled down to this many pixels on its longer side. Default: 1568.
+    #[serde(default, deserialize_with = "whole")]
+    #[schemars(with = "u64", range(min = 16, max = 1568))]
+    pub max_pixels: Option<u64>,
 }
 
 /// Arguments of `get_run`.

@@ -141,7 +141,7 @@ pub struct ErrorMeta {
 }
 
 /// A file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct FileMeta {
     /// Relative to the work directory.
     pub path: String,
@@ -155,4 +155,12 @@ pub struct FileMeta {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub kind: Option<String>,
+    /// Its type, by its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub mime: Option<String>,
+    /// When it was last changed, in UTC, where it was listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub modified: Option<String>,
 }

@@ -14,8 +14,11 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use greenroom_protocol::{RefusalKind, SIZE_HEADER};
-use http::{HeaderMap, HeaderValue, Response, header::RANGE};
+use greenroom_protocol::{PIXELS_HEADER, Pixels, RefusalKind, SIZE_HEADER, limits};
+use http::{
+    HeaderMap, HeaderValue, Response,
+    header::{CONTENT_TYPE, RANGE},
+};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt as _, Either, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, upgrade::Upgraded};
@@ -23,7 +26,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    call::{next_data, refused, too_large},
+    call::{next_data, read, refused, too_large},
     error::GuestError,
     link::Outgoing,
 };
@@ -116,6 +119,33 @@ impl FileBody {
         stream::try_unfold(self, async |mut body| {
             Ok(body.next().await?.map(|data| (data, body)))
         })
+    }
+}
+
+/// An image file made small enough to show, by the sandbox itself. Its bytes are whatever the inside says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// `image/png` or `image/jpeg`.
+    pub mime: &'static str,
+    /// Its size, and the file's.
+    pub pixels: Pixels,
+    /// At most [`limits::IMAGE_BYTES`].
+    pub bytes: Bytes,
+}
+
+impl Picture {
+    pub(super) async fn read(response: Response<Incoming>) -> Result<Self, GuestError> {
+        let header = |name: &str| response.headers().get(name)?.to_str().ok();
+        let mime = match header(CONTENT_TYPE.as_str()) {
+            Some("image/png") => "image/png",
+            Some("image/jpeg") => "image/jpeg",
+            _ => return Err(GuestError::protocol("a picture that is neither PNG nor JPEG")),
+        };
+        let pixels = header(PIXELS_HEADER)
+            .and_then(Pixels::parse)
+            .ok_or_else(|| GuestError::protocol(format!("a picture without {PIXELS_HEADER}")))?;
+        let bytes = read(response.into_body(), limits::IMAGE_BYTES).await?;
+        Ok(Self { mime, pixels, bytes })
     }
 }
 

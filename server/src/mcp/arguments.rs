@@ -28,6 +28,9 @@ const OUTPUT_CHARS: std::ops::RangeInclusive<u64> = 1_000..=200_000;
 /// Most bytes of a file in one answer: as base64 they stay below the size at which hosts cut.
 pub(super) const DOWNLOAD_BYTES: u64 = 600 << 10;
 
+/// Fewer pixels show nothing.
+const PIXELS_LEAST: u32 = 16;
+
 /// Models leave the padding out, or put it where none belongs.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &ALPHABET,
@@ -47,11 +50,7 @@ pub(super) enum Request {
         path: WorkPath,
         depth: Depth,
     },
-    Download {
-        path: WorkPath,
-        offset: u64,
-        length: Option<u64>,
-    },
+    Download(Download),
     ListRuns,
     GetRun {
         id: RunId,
@@ -76,6 +75,16 @@ pub(super) struct Execute {
     pub timeout: Duration,
     pub waiting: Waiting,
     pub chars: usize,
+}
+
+/// A file to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Download {
+    pub path: WorkPath,
+    pub offset: u64,
+    pub length: Option<u64>,
+    /// Longest side of an image as it is shown, in pixels.
+    pub side: u32,
 }
 
 /// Whether a call waits for its run.
@@ -350,11 +359,24 @@ fn download(args: &schemas::DownloadFile) -> Result<Request, Failure> {
             "length is from 1 to {DOWNLOAD_BYTES} bytes, not {length}"
         )));
     }
-    Ok(Request::Download {
+    let side = match args.max_pixels {
+        None => limits::IMAGE_PIXELS,
+        Some(pixels) => u32::try_from(pixels)
+            .ok()
+            .filter(|side| (PIXELS_LEAST..=limits::IMAGE_PIXELS).contains(side))
+            .ok_or_else(|| {
+                Failure::bad_argument(format!(
+                    "max_pixels is from {PIXELS_LEAST} to {}, not {pixels}",
+                    limits::IMAGE_PIXELS
+                ))
+            })?,
+    };
+    Ok(Request::Download(Download {
         path: file(&args.path)?,
         offset: args.offset.unwrap_or(0),
         length: args.length,
-    })
+        side,
+    }))
 }
 
 fn get_run(args: schemas::GetRun) -> Result<Request, Failure> {
@@ -584,6 +606,11 @@ mod tests {
                 DownloadFile,
                 json!({"path": "x", "offset": -1}),
                 "offset: invalid",
+            ),
+            (
+                DownloadFile,
+                json!({"path": "x", "max_pixels": 4000}),
+                "max_pixels is from 16 to 1568, not 4000",
             ),
             (
                 GetRun,

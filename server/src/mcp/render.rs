@@ -21,7 +21,7 @@ use greenroom_tool_schemas::{ResultMeta, SessionState};
 use crate::{conversation::ConversationId, error::Failure};
 
 pub(super) use self::{
-    files::{Content, deleted, downloaded, listed, uploaded},
+    files::{Content, Text, deleted, downloaded, listed, uploaded},
     run::{RunStyle, lost, run, runs},
     text::span,
 };

@@ -1,5 +1,6 @@
 //! What each tool does, whatever protocol the call came by: resolve, parse, open or look, act, render.
 
+mod content;
 mod files;
 mod info;
 mod runs;
@@ -171,7 +172,7 @@ impl Tools {
             Request::Execute(execute) => self.execute(&call, execute).await,
             Request::Upload { path, content, mode } => self.upload(&call, &path, content, mode).await,
             Request::List { path, depth } => self.list(&call, &path, depth).await,
-            Request::Download { path, offset, length } => self.download(&call, &path, offset, length).await,
+            Request::Download(download) => self.download(&call, &download).await,
             Request::ListRuns => self.list_runs(&call).await,
             Request::GetRun { id, since, wait } => self.get_run(&call, id, since, wait).await,
             Request::CancelRun { id } => self.cancel_run(&call, id).await,

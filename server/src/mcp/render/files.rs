@@ -3,13 +3,15 @@
 use std::fmt::Write as _;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use greenroom_protocol::{Deleted, FileEntry, FileKind, FileList};
+use chrono::DateTime;
+use greenroom_protocol::{Deleted, FileEntry, FileKind, FileList, Pixels};
 use greenroom_tool_schemas::FileMeta;
 
 use super::{
     Answer, Heading, Image, absolute,
     text::{name, size, thousands},
 };
+use crate::guest::Picture;
 
 /// Renders as much of a listing as `budget` characters hold, and counts the rest.
 pub(crate) fn listed(heading: &Heading, path: &str, list: &FileList, budget: usize) -> Answer {
@@ -45,7 +47,10 @@ pub(crate) fn listed(heading: &Heading, path: &str, list: &FileList, budget: usi
 fn line(entry: &FileEntry) -> String {
     let (path, size) = (name(&entry.path), size(entry.size));
     match entry.kind {
-        FileKind::File => format!("\n{path} ({size})"),
+        FileKind::File => match time(entry.modified_ms, "%Y-%m-%d %H:%M") {
+            Some(time) => format!("\n{path} ({size}, {time})"),
+            None => format!("\n{path} ({size})"),
+        },
         FileKind::Directory => format!("\n{path}/"),
         FileKind::Symlink => format!("\n{path} (symbolic link)"),
         FileKind::Other => format!("\n{path} (neither file nor folder)"),
@@ -70,8 +75,12 @@ fn entry_meta(entry: &FileEntry) -> FileMeta {
     FileMeta {
         path: entry.path.clone(),
         size: entry.size,
-        change: None,
         kind: Some(kind.to_owned()),
+        mime: (entry.kind == FileKind::File)
+            .then(|| mime(&entry.path))
+            .flatten(),
+        modified: time(entry.modified_ms, "%Y-%m-%dT%H:%M:%SZ"),
+        ..FileMeta::default()
     }
 }
 
@@ -97,11 +106,14 @@ pub(crate) fn deleted(heading: &Heading, path: &str, deleted: &Deleted) -> Answe
         FileKind::Symlink => "the symbolic link",
         FileKind::Other => "the entry",
     };
-    let rest = format!(
-        "{what} {:?} is deleted, {} in all.",
-        path,
-        thousands(deleted.count)
-    );
+    let rest = match deleted.count {
+        0 | 1 => format!("{what} {path:?} is deleted."),
+        2 => format!("{what} {path:?} is deleted, with the one entry in it."),
+        count => format!(
+            "{what} {path:?} is deleted, with the {} entries in it.",
+            thousands(count - 1)
+        ),
+    };
     heading.sentence("ok", &rest)
 }
 
@@ -109,27 +121,35 @@ pub(crate) fn deleted(heading: &Heading, path: &str, deleted: &Deleted) -> Answe
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     /// As text.
-    Text(String),
-    /// As an image block.
-    Image(Vec<u8>, &'static str),
+    Text(Text),
+    /// The whole file as an image block.
+    Image(Picture),
     /// As base64 in the text.
     Bytes(Vec<u8>),
 }
 
-impl Content {
+/// A part of a file that is text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Text {
+    /// Decoded.
+    pub text: String,
     /// Bytes of the file that it holds.
-    fn len(&self) -> u64 {
-        match self {
-            Self::Text(text) => text.len() as u64,
-            Self::Image(bytes, _) | Self::Bytes(bytes) => bytes.len() as u64,
-        }
-    }
+    pub bytes: u64,
+    /// What it was decoded from, where that is not UTF-8.
+    pub encoding: Option<&'static str>,
 }
 
 /// Renders a download: the bytes from `offset` of a file of `whole` bytes.
 pub(crate) fn downloaded(heading: &Heading, path: &str, offset: u64, whole: u64, content: Content) -> Answer {
-    let (len, shown) = (content.len(), name(path));
-    let end = offset + len;
+    let (len, how) = match &content {
+        Content::Text(text) => (
+            text.bytes,
+            text.encoding.map(|from| format!(" · decoded from {from}")),
+        ),
+        Content::Image(picture) => (whole, Some(dimensions(picture.pixels))),
+        Content::Bytes(bytes) => (bytes.len() as u64, Some(" as base64".to_owned())),
+    };
+    let (end, shown) = (offset + len, name(path));
     let mut status = format!("ok · {shown} · ");
     let _ = if offset == 0 && end >= whole {
         write!(status, "{} bytes", thousands(whole))
@@ -142,9 +162,7 @@ pub(crate) fn downloaded(heading: &Heading, path: &str, offset: u64, whole: u64,
             thousands(whole)
         )
     };
-    if matches!(content, Content::Bytes(_)) {
-        status.push_str(" as base64");
-    }
+    status += &how.unwrap_or_default();
     let mut text = heading.lines(&status);
     if end < whole {
         let _ = write!(text, "\nnote: this is a part; the next begins at offset {end}.");
@@ -153,11 +171,11 @@ pub(crate) fn downloaded(heading: &Heading, path: &str, offset: u64, whole: u64,
     match content {
         Content::Text(content) => {
             text.push_str("\n\n");
-            text.push_str(&content);
+            text.push_str(&content.text);
         }
-        Content::Image(bytes, mime) => images.push(Image {
-            data: STANDARD.encode(bytes),
-            mime,
+        Content::Image(picture) => images.push(Image {
+            data: STANDARD.encode(picture.bytes),
+            mime: picture.mime,
         }),
         Content::Bytes(bytes) => {
             text.push_str("\n\n");
@@ -168,8 +186,9 @@ pub(crate) fn downloaded(heading: &Heading, path: &str, offset: u64, whole: u64,
     meta.files = Some(vec![FileMeta {
         path: path.to_owned(),
         size: whole,
-        change: None,
         kind: Some("file".to_owned()),
+        mime: mime(path),
+        ..FileMeta::default()
     }]);
     Answer {
         text,
@@ -177,4 +196,26 @@ pub(crate) fn downloaded(heading: &Heading, path: &str, offset: u64, whole: u64,
         meta,
         is_error: false,
     }
+}
+
+/// Width and height, and those of the picture where it is smaller.
+fn dimensions(pixels: Pixels) -> String {
+    let ([width, height], [wide, high]) = (pixels.file, pixels.sent);
+    if pixels.file == pixels.sent {
+        format!(" · image of {width} × {height}")
+    } else {
+        format!(" · image of {width} × {height}, shown as {wide} × {high}")
+    }
+}
+
+/// The type of a file by its name.
+fn mime(path: &str) -> Option<String> {
+    mime_guess::from_path(path).first_raw().map(str::to_owned)
+}
+
+/// A time of the sandbox as programs and people read it; nothing where it is none.
+fn time(modified_ms: u64, format: &str) -> Option<String> {
+    let time = DateTime::from_timestamp_millis(i64::try_from(modified_ms).ok()?)?;
+    // The guest sets times as it likes: chrono writes no year beyond its own bounds.
+    Some(time.format(format).to_string())
 }

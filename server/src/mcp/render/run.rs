@@ -218,7 +218,7 @@ fn file_meta(file: &FileChange) -> FileMeta {
         path: file.path.clone(),
         size: file.size,
         change: Some(change.to_owned()),
-        kind: None,
+        ..FileMeta::default()
     }
 }
 

@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use greenroom_protocol::{
-    FileChange, FileChangeKind, FileEntry, FileKind, FileList, KernelFate, Language, Loss, LossCause,
+    FileChange, FileChangeKind, FileEntry, FileKind, FileList, KernelFate, Language, Loss, LossCause, Pixels,
     RunError, RunEvent, RunEventKind, RunId, RunOutcome, RunState, RunStatus, RunSummary, Standing, Stream,
     StreamSummary,
 };
 use serde_json::json;
 
 use super::{super::transcript::Transcript, *};
-use crate::config::ErrorStyle;
+use crate::{config::ErrorStyle, guest::Picture};
 
 const STYLE: RunStyle = RunStyle {
     chars: 24_000,
@@ -634,7 +634,7 @@ fn files_are_listed_with_their_sizes() {
         path: path.into(),
         kind,
         size,
-        modified_ms: 0,
+        modified_ms: 1_700_000_000_000,
     };
     let list = FileList {
         entries: vec![
@@ -647,15 +647,18 @@ fn files_are_listed_with_their_sizes() {
     };
     assert_eq!(
         listed(&existing(), "", &list, 1000).text,
-        "4 entries in /mnt/data · session: existing\na/\na/b.csv (2.0 KiB)\nl (symbolic link)\np (neither file nor folder)\n\
+        "4 entries in /mnt/data · session: existing\na/\na/b.csv (2.0 KiB, 2023-11-14 22:13)\nl (symbolic link)\np (neither file nor folder)\n\
          … at least 1,234 more are not listed: name a folder below"
     );
-    let cut = listed(&existing(), "", &list, 25);
+    let cut = listed(&existing(), "", &list, 45);
     assert_eq!(
         cut.text,
-        "4 entries in /mnt/data · session: existing\na/\na/b.csv (2.0 KiB)\n… at least 1,236 more are not listed: name a folder below"
+        "4 entries in /mnt/data · session: existing\na/\na/b.csv (2.0 KiB, 2023-11-14 22:13)\n… at least 1,236 more are not listed: name a folder below"
     );
-    assert_eq!(cut.meta.files.map(|files| files.len()), Some(2));
+    let files = cut.meta.files.unwrap();
+    assert_eq!(files.len(), 2);
+    assert_eq!(files[1].mime.as_deref(), Some("text/csv"));
+    assert_eq!(files[1].modified.as_deref(), Some("2023-11-14T22:13:20Z"));
     let none = heading(Session::None, Tell::Yes).sentence("nothing to list", "There is no sandbox.");
     assert_eq!(
         none.text,
@@ -665,8 +668,20 @@ fn files_are_listed_with_their_sizes() {
 
 #[test]
 fn a_download_says_which_part_it_is() {
-    let whole = downloaded(&existing(), "a.txt", 0, 5, Content::Text("hello".into()));
+    let text = |text: &str, bytes, encoding| {
+        Content::Text(Text {
+            text: text.into(),
+            bytes,
+            encoding,
+        })
+    };
+    let whole = downloaded(&existing(), "a.txt", 0, 5, text("hello", 5, None));
     assert_eq!(whole.text, "ok · a.txt · 5 bytes · session: existing\n\nhello");
+    let decoded = downloaded(&existing(), "a.txt", 0, 6, text("hi", 6, Some("UTF-16LE")));
+    assert_eq!(
+        decoded.text,
+        "ok · a.txt · 6 bytes · decoded from UTF-16LE · session: existing\n\nhi"
+    );
     let part = downloaded(&existing(), "a.bin", 10, 5000, Content::Bytes(vec![0, 1, 2]));
     assert_eq!(
         part.text,
@@ -677,7 +692,18 @@ fn a_download_says_which_part_it_is() {
         "a.png",
         0,
         2,
-        Content::Image(b"hi".to_vec(), "image/png"),
+        Content::Image(Picture {
+            mime: "image/png",
+            pixels: Pixels {
+                file: [3000, 2000],
+                sent: [1500, 1000],
+            },
+            bytes: "hi".into(),
+        }),
+    );
+    assert_eq!(
+        image.text,
+        "ok · a.png · 2 bytes · image of 3000 × 2000, shown as 1500 × 1000 · session: existing"
     );
     assert_eq!(
         image.images,

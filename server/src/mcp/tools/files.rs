@@ -1,22 +1,26 @@
 //! `upload_file`, `list_files`, `download_file`, `delete_file`.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use greenroom_protocol::RefusalKind;
 
 use super::{
     super::{
-        arguments::{DOWNLOAD_BYTES, WorkPath},
+        arguments::{DOWNLOAD_BYTES, Download, WorkPath},
         render::{self, Content},
     },
-    Call, Outcome, Stop, Tools, refused, with_news,
+    Call, Outcome, Stop, Tools,
+    content::{self, Part},
+    refused, with_news,
 };
 use crate::{
     error::{Failure, FailureKind},
     guest::{Depth, Guest, GuestError, WriteMode},
 };
 
-/// JSON may need six characters for one; a text that grows beyond this is cut further.
-const JSON_BYTES: usize = 850_000;
+/// Bytes of a file's beginning that tell its encoding.
+const HEAD_BYTES: u64 = 16 << 10;
 
 impl Tools {
     pub(super) async fn upload(
@@ -34,7 +38,7 @@ impl Tools {
             session = self.open(call).await?;
             written = self.write(&session.guest, path, content, mode).await;
         }
-        let entry = written.map_err(|error| refused(&session, about(path, &error)))?;
+        let entry = written.map_err(|error| refused(&session, about(path, (&error).into())))?;
         let standing = session.standing.clone();
         Ok(with_news(
             render::uploaded(&call.found(&session), &entry),
@@ -75,7 +79,7 @@ impl Tools {
             return Ok(call.nothing("there are no files"));
         };
         let list = session.guest.list_files(path.as_str(), depth).await;
-        let list = list.map_err(|error| refused(&session, about(path, &error)))?;
+        let list = list.map_err(|error| refused(&session, about(path, (&error).into())))?;
         Ok(Outcome {
             answer: render::listed(
                 &call.found(&session),
@@ -87,36 +91,54 @@ impl Tools {
         })
     }
 
-    pub(super) async fn download(
-        &self,
-        call: &Call<'_>,
-        path: &WorkPath,
-        offset: u64,
-        length: Option<u64>,
-    ) -> Result<Outcome, Stop> {
+    pub(super) async fn download(&self, call: &Call<'_>, download: &Download) -> Result<Outcome, Stop> {
         let Some(session) = self.look(call).await? else {
             return Ok(call.nothing("there is no such file"));
         };
+        let answer = self.read(&session.guest, download).await;
+        let (size, content) = answer.map_err(|failure| refused(&session, about(&download.path, failure)))?;
+        let heading = call.found(&session);
+        let answer = render::downloaded(&heading, download.path.as_str(), download.offset, size, content);
+        Ok(Outcome { answer, news: None })
+    }
+
+    async fn read(&self, guest: &Guest, download: &Download) -> Result<(u64, Content), Failure> {
+        let Download {
+            path,
+            offset,
+            length,
+            side,
+        } = download;
         let end = offset.saturating_add(length.unwrap_or(DOWNLOAD_BYTES));
-        let (size, bytes) = async {
-            let read = session.guest.read_file(path.as_str(), offset..end).await?;
-            let limit = usize::try_from(DOWNLOAD_BYTES).unwrap_or(usize::MAX);
-            Ok((read.size, read.body.collect(limit).await?))
+        let (size, bytes) = part(guest, path, *offset..end).await?;
+        let is_whole = *offset == 0 && length.is_none();
+        if is_whole && content::is_image(&bytes) {
+            let picture = guest.picture(path.as_str(), *side).await.map_err(|error| {
+                let mut failure = Failure::from(&error);
+                failure.text += "; pass length to read its bytes";
+                failure
+            })?;
+            return Ok((size, Content::Image(picture)));
         }
-        .await
-        .map_err(|error| refused(&session, about(path, &error)))?;
+        let mut part = Part {
+            bytes: &bytes,
+            head: &bytes,
+            is_first: *offset == 0,
+            is_last: offset + bytes.len() as u64 >= size,
+        };
+        let head = if content::needs_head(part) {
+            self::part(guest, path, 0..HEAD_BYTES).await?.1
+        } else {
+            Vec::new()
+        };
+        if !part.is_first {
+            part.head = &head;
+        }
         let chars = match length {
             Some(_) => usize::MAX,
             None => self.config.limits.output_chars,
         };
-        let content = content(bytes, offset, size, chars).map_err(|what| {
-            let text = format!(
-                "{path} {what}. Make a smaller copy of it with execute_code, or pass length for its bytes"
-            );
-            refused(&session, Failure::bad_argument(text))
-        })?;
-        let answer = render::downloaded(&call.found(&session), path.as_str(), offset, size, content);
-        Ok(Outcome { answer, news: None })
+        Ok((size, content::content(part, chars)))
     }
 
     pub(super) async fn delete(&self, call: &Call<'_>, path: &WorkPath) -> Result<Outcome, Stop> {
@@ -124,7 +146,7 @@ impl Tools {
             return Ok(call.nothing("there is nothing to delete"));
         };
         let deleted = session.guest.delete_file(path.as_str()).await;
-        let deleted = deleted.map_err(|error| refused(&session, about(path, &error)))?;
+        let deleted = deleted.map_err(|error| refused(&session, about(path, (&error).into())))?;
         Ok(Outcome {
             answer: render::deleted(&call.found(&session), path.as_str(), &deleted),
             news: None,
@@ -132,9 +154,18 @@ impl Tools {
     }
 }
 
+/// Bytes of a part of a file, and how large the whole is.
+async fn part(guest: &Guest, path: &WorkPath, range: Range<u64>) -> Result<(u64, Vec<u8>), Failure> {
+    let limit = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+    let read = async {
+        let read = guest.read_file(path.as_str(), range).await?;
+        Ok((read.size, read.body.collect(limit).await?))
+    };
+    read.await.map_err(|error: GuestError| Failure::from(&error))
+}
+
 /// A failure that says which path it is about.
-fn about(path: &WorkPath, error: &GuestError) -> Failure {
-    let failure = Failure::from(error);
+fn about(path: &WorkPath, failure: Failure) -> Failure {
     if failure.text.contains(path.as_str()) {
         return failure;
     }
@@ -152,105 +183,5 @@ fn about(path: &WorkPath, error: &GuestError) -> Failure {
         | FailureKind::Generation
         | FailureKind::Lost
         | FailureKind::Internal => failure,
-    }
-}
-
-/// How bytes of a file are sent: a whole image as an image, text as text, the rest as base64; not more than
-/// `chars` characters of either.
-///
-/// # Errors
-/// An image that does not fit, and was not asked for by length.
-fn content(mut bytes: Vec<u8>, offset: u64, size: u64, chars: usize) -> Result<Content, String> {
-    if let Some(mime) = image(&bytes).filter(|_| offset == 0) {
-        if bytes.len() as u64 == size {
-            return Ok(Content::Image(bytes, mime));
-        }
-        if chars != usize::MAX {
-            return Err(format!(
-                "is an image of {size} bytes, and an answer holds {DOWNLOAD_BYTES}"
-            ));
-        }
-    }
-    let valid = match std::str::from_utf8(&bytes) {
-        Ok(_) => bytes.len(),
-        // A character that the range cuts in two belongs to the next part.
-        Err(error) if error.error_len().is_none() => error.valid_up_to(),
-        Err(_) => 0,
-    };
-    if bytes.contains(&0) || (valid == 0 && !bytes.is_empty()) {
-        bytes.truncate(chars / 4 * 3);
-        return Ok(Content::Bytes(bytes));
-    }
-    bytes.truncate(valid);
-    let mut text = String::from_utf8(bytes).map_err(|_| "is no text".to_owned())?;
-    if let Some((end, _)) = text.char_indices().nth(chars) {
-        text.truncate(end);
-    }
-    while serde_json::to_string(&text).map_or(0, |json| json.len()) > JSON_BYTES {
-        text.truncate(text.floor_char_boundary(text.len() / 2));
-    }
-    Ok(Content::Text(text))
-}
-
-/// The image formats that models are shown, by their first bytes.
-fn image(bytes: &[u8]) -> Option<&'static str> {
-    match bytes {
-        [0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, ..] => Some("image/png"),
-        [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PNG: &[u8] = b"\x89PNG\r\n\x1a\n rest";
-
-    #[test]
-    fn files_are_sent_as_what_they_are() {
-        let whole = |bytes: &[u8]| content(bytes.to_vec(), 0, bytes.len() as u64, 100).unwrap();
-        assert_eq!(whole("größe\n".as_bytes()), Content::Text("größe\n".into()));
-        assert_eq!(whole(b""), Content::Text(String::new()));
-        assert_eq!(whole(PNG), Content::Image(PNG.to_vec(), "image/png"));
-        assert_eq!(
-            whole(b"\xff\xd8\xff\xe0"),
-            Content::Image(b"\xff\xd8\xff\xe0".to_vec(), "image/jpeg")
-        );
-        for binary in [&b"a\0b"[..], b"\xff\xfe", b"caf\xe9 au lait"] {
-            assert_eq!(whole(binary), Content::Bytes(binary.to_vec()));
-        }
-    }
-
-    #[test]
-    fn parts_end_between_characters_and_within_the_budget() {
-        let part = content("größe".as_bytes()[..3].to_vec(), 0, 7, 100).unwrap();
-        assert_eq!(part, Content::Text("gr".into()));
-        assert_eq!(
-            content(vec![b'x'; 500], 0, 500, 100).unwrap(),
-            Content::Text("x".repeat(100))
-        );
-        assert_eq!(
-            content(vec![0; 500], 0, 500, 100).unwrap(),
-            Content::Bytes(vec![0; 75])
-        );
-        let Content::Text(text) = content(vec![1; 600_000], 0, 600_000, usize::MAX).unwrap() else {
-            panic!("control characters are text")
-        };
-        assert!(serde_json::to_string(&text).unwrap().len() <= JSON_BYTES);
-    }
-
-    #[test]
-    fn an_image_that_does_not_fit_says_so() {
-        let refused = content(PNG.to_vec(), 0, 5_000_000, 100).unwrap_err();
-        assert!(refused.contains("5000000"), "{refused}");
-        assert_eq!(
-            content(PNG.to_vec(), 0, 5_000_000, usize::MAX).unwrap(),
-            Content::Bytes(PNG.to_vec())
-        );
-        assert_eq!(
-            content(PNG.to_vec(), 9, 5_000_000, 100).unwrap(),
-            Content::Bytes(PNG.to_vec())
-        );
     }
 }
