@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use greenroom::{
     conversation::{PoolName, hex},
     engine::{
@@ -12,13 +14,17 @@ use greenroom::{
     guest::{Guest, WriteMode},
     sandbox::{SandboxId, SandboxSpec},
 };
-use greenroom_integration::agent;
+use greenroom_integration::{Answer, Config, Era, Greenroom, agent};
 use greenroom_protocol::{AgentConfig, KeyDigest, LeaseRequest};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{Effort, report::Report};
 
 const BYTES: usize = 64 << 20;
+/// A file by a link.
+const LINKED: usize = 512 << 20;
+const LISTED: usize = 10_000;
 
 /// 64 MiB up and down.
 pub(crate) async fn bulk(report: &mut Report, effort: Effort) -> Result<()> {
@@ -72,7 +78,7 @@ async fn transfer(
         restarted: None,
     };
     guest.lease(&lease).await?;
-    let data = bytes::Bytes::from((0..BYTES).map(|n| (n * 31 % 251) as u8).collect::<Vec<_>>());
+    let data = Bytes::from((0..BYTES).map(|n| (n * 31 % 251) as u8).collect::<Vec<_>>());
     let (mut up, mut down) = (Vec::new(), Vec::new());
     let rate = |since: Instant| BYTES as f64 / 1e6 / since.elapsed().as_secs_f64();
     for _ in 0..effort.fresh.clamp(3, 10) {
@@ -96,4 +102,61 @@ async fn transfer(
     report.values("64 MiB over the channel, up", "MB/s", &up, "≥ 100 MB/s");
     report.values("64 MiB over the channel, down", "MB/s", &down, "≥ 100 MB/s");
     Ok(())
+}
+
+/// 512 MiB by links through the server's HTTP, and a listing of 10,000 files through MCP.
+pub(crate) async fn front(report: &mut Report, effort: Effort) -> Result<()> {
+    let greenroom = Greenroom::start(&Config::default()).await?;
+    let client = greenroom.client(Era::Modern).await?;
+    let id = "bench-of-files-and-links";
+    let call = |tool: &'static str, mut arguments: Value| {
+        arguments["conversation_id"] = id.into();
+        client.call(tool, arguments)
+    };
+    let link = |answer: Answer| {
+        let line = answer.text.lines().find(|line| line.starts_with("http://"));
+        line.map(str::to_owned).context("no link")
+    };
+    let http = reqwest::Client::new();
+    let piece = Bytes::from((0..1 << 20).map(|n| (n * 31 % 251) as u8).collect::<Vec<_>>());
+    let rate = |since: Instant| LINKED as f64 / 1e6 / since.elapsed().as_secs_f64();
+    let (mut up, mut down) = (Vec::new(), Vec::new());
+    for _ in 0..effort.fresh.clamp(2, 5) {
+        let to = link(call("upload_file", json!({ "path": "bulk" })).await?)?;
+        let one = piece.clone();
+        let pieces = (0..LINKED / one.len()).map(move |_| Ok::<_, std::io::Error>(one.clone()));
+        let pieces = stream::iter(pieces);
+        let start = Instant::now();
+        let sent = http.put(to).body(reqwest::Body::wrap_stream(pieces));
+        ensure!(sent.send().await?.status() == 201, "the upload was refused");
+        up.push(rate(start));
+        let from = link(call("download_file", json!({ "path": "bulk", "link": true })).await?)?;
+        let start = Instant::now();
+        let mut body = http.get(from).send().await?.error_for_status()?.bytes_stream();
+        let mut seen = 0;
+        while let Some(bytes) = body.next().await {
+            seen += bytes?.len();
+        }
+        down.push(rate(start));
+        ensure!(seen == LINKED, "{seen} bytes came back");
+    }
+    report.values("512 MiB by a link, up", "MB/s", &up, "≥ 100 MB/s");
+    report.values("512 MiB by a link, down", "MB/s", &down, "≥ 100 MB/s");
+    let make = format!(
+        "import os; os.mkdir('many'); [open(f'many/{{n}}', 'w').close() for n in range({LISTED})]; 1"
+    );
+    ensure!(
+        client.python(id, &make).await?.result() == "1",
+        "the files were not made"
+    );
+    let mut listings = Vec::new();
+    for _ in 0..effort.fresh {
+        let start = Instant::now();
+        let list = call("list_files", json!({ "path": "many" })).await?;
+        listings.push(start.elapsed());
+        ensure!(list.text.starts_with("10000 entries"), "{}", list.text);
+    }
+    report.times("listing 10,000 files", &listings, "≤ 300 ms");
+    client.close().await?;
+    greenroom.finish().await
 }

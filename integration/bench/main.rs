@@ -37,5 +37,6 @@ async fn main() -> Result<()> {
     resources::idle(&mut report).await?;
     resources::server(&mut report).await?;
     files::bulk(&mut report, effort).await?;
+    files::front(&mut report, effort).await?;
     report.print()
 }

@@ -4,7 +4,10 @@ use anyhow::{Context, Result};
 use base64::Engine as _;
 use rmcp::{
     RoleClient,
-    model::{CallToolRequestParams, ClientConfig, ContentBlock, ProtocolVersion},
+    model::{
+        CallToolRequestParams, ClientConfig, ContentBlock, ProtocolVersion, ReadResourceRequestParams,
+        ResourceContents,
+    },
     service::{ClientLifecycleMode, ClientServiceExt, RunningService},
     transport::{
         StreamableHttpClientTransport, TokioChildProcess,
@@ -140,6 +143,30 @@ impl Client {
             json!({ "conversation_id": conversation, "code": code, "language": "bash" }),
         )
         .await
+    }
+
+    /// Addresses and sizes of the resources on offer.
+    ///
+    /// # Errors
+    /// A protocol error.
+    pub async fn resources(&self) -> Result<Vec<(String, Option<u64>)>> {
+        let all = self.0.list_all_resources().await?;
+        Ok(all
+            .into_iter()
+            .map(|resource| (resource.uri, resource.size))
+            .collect())
+    }
+
+    /// Reads a resource that is text.
+    ///
+    /// # Errors
+    /// A protocol error, or it is no text.
+    pub async fn read(&self, uri: &str) -> Result<String> {
+        let params = ReadResourceRequestParams::new(uri);
+        match self.0.read_resource(params).await?.contents.pop() {
+            Some(ResourceContents::TextResourceContents { text, .. }) => Ok(text),
+            other => anyhow::bail!("no text: {other:?}"),
+        }
     }
 
     /// Ends the connection.

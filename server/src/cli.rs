@@ -9,6 +9,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use greenroom::{
     config::{Inputs, Loaded, Report},
+    copy::End,
     operator::Which,
 };
 
@@ -50,6 +51,19 @@ pub(crate) enum Command {
         /// The conversation that this process is for
         #[arg(long, value_name = "ID")]
         conversation: Option<String>,
+        /// A folder of this machine that the tools may copy files from, and new files to
+        #[arg(long, value_name = "DIR")]
+        share: Option<PathBuf>,
+    },
+    /// Copies a file into or out of a conversation's sandbox; no server is needed
+    Cp {
+        /// A file, CONVERSATION:PATH, or - for standard input
+        from: End,
+        /// A file or folder, CONVERSATION:PATH, or - for standard output
+        to: End,
+        /// The conversation's pool, if not the default one
+        #[arg(long, value_name = "NAME")]
+        pool: Option<String>,
     },
     /// Shows the sandboxes of this deployment, or ends conversations'; no server needs to run
     Sessions {

@@ -56,6 +56,8 @@ pub struct Config {
     pub conversation: ConversationConfig,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[links]`.
+    pub links: LinkConfig,
     /// `[pool.*]`, by name; at least one.
     pub pools: BTreeMap<PoolName, PoolConfig>,
 }
@@ -116,7 +118,7 @@ impl Runtime {
 }
 
 /// `[http]`: who may talk to the listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpConfig {
     /// `allowed_hosts`: names that `Host` may have, beside this machine's own.
     pub allowed_hosts: Vec<String>,
@@ -162,6 +164,17 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+/// `[links]`: files in and out without passing the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// `url`: where the server is reached from outside, if not by the name that its clients use.
+    pub url: Option<String>,
+    /// `expire`: how long a link is good.
+    pub expire: Duration,
+    /// `upload`: bytes of a file that comes by a link.
+    pub upload: Size,
+}
+
 /// `[pool.<name>]`: one kind of sandbox, and how many of it stand ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolConfig {
@@ -169,6 +182,8 @@ pub struct PoolConfig {
     pub image: String,
     /// `languages`: kernels that are up before a sandbox counts as warm; the first is the default.
     pub languages: Vec<Language>,
+    /// `seed`: a folder whose contents each new sandbox finds in its work directory.
+    pub seed: Option<PathBuf>,
     /// `preload`: Python modules imported before a sandbox counts as warm.
     pub preload: Vec<String>,
     /// `warm`: how many wait for a conversation.

@@ -198,6 +198,17 @@ impl SessionName {
         KeyDigest(self.0.clone())
     }
 
+    /// The HMAC itself.
+    pub(crate) fn to_bytes(&self) -> [u8; 32] {
+        let digit = |at: usize| u8::from_str_radix(&self.0[at..at + 2], 16).unwrap_or_default();
+        std::array::from_fn(|n| digit(2 * n))
+    }
+
+    /// Reads one back that this deployment has signed.
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(hex(&bytes))
+    }
+
     /// Enough of the digits to tell sessions apart in a log.
     #[must_use]
     pub fn short(&self) -> &str {
@@ -260,6 +271,12 @@ mod tests {
             secret.session_name(&keys[0]),
             Secret::new([8; 32]).session_name(&keys[0])
         );
+    }
+
+    #[test]
+    fn a_name_is_its_bytes() {
+        let name = Secret::new([7; 32]).session_name(&key(Principal::Local, "abcdefgh"));
+        assert_eq!(SessionName::from_bytes(name.to_bytes()), name);
     }
 
     #[test]

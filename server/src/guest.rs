@@ -27,12 +27,12 @@ use std::{
 
 use greenroom_protocol::{
     Deleted, EndReason, FileEntry, FileList, GENERATION, Hello, LeaseGrant, LeaseRequest, LeaseState,
-    RefusalKind, RunId, RunList, RunRequest, limits,
+    RefusalKind, RunId, RunList, RunRequest, Unpacked, limits,
 };
 use http::{HeaderMap, Method};
 use http_body_util::{Either, Full};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::{
@@ -342,10 +342,38 @@ impl Guest {
         if mode == WriteMode::Append {
             target.push_str("?append=true");
         }
-        let (body, sent) = outgoing(upload.into());
+        self.write_to(&target, upload.into()).await
+    }
+
+    /// Writes a file under a mark of hexadecimal digits that is good for one upload: the sandbox remembers it.
+    ///
+    /// # Errors
+    /// As [`write_file`](Self::write_file); [`GuestError::Refused`] with [`RefusalKind::Conflict`] where the mark
+    /// was used before.
+    pub async fn write_file_once(
+        &self,
+        path: &str,
+        mark: &str,
+        upload: impl Into<Upload>,
+    ) -> Result<FileEntry, GuestError> {
+        let mark = encode(mark, Slashes::Encoded);
+        let target = format!("{}?once={mark}", file_target(path)?);
+        self.write_to(&target, upload.into()).await
+    }
+
+    /// Unpacks a tar archive into the work directory, all of it or none. The one transfer that needs no lease.
+    ///
+    /// # Errors
+    /// [`GuestError`]; [`GuestError::Refused`] says what is wrong with it.
+    pub async fn unpack(&self, archive: impl Into<Upload>) -> Result<Unpacked, GuestError> {
+        self.write_to(&target("/archive"), archive.into()).await
+    }
+
+    async fn write_to<T: DeserializeOwned>(&self, target: &str, upload: Upload) -> Result<T, GuestError> {
+        let (body, sent) = outgoing(upload);
         let write = async {
             let wire = self.shared.bulk.wire().await?;
-            let answer = send(&wire, request(Method::PUT, &target, HeaderMap::new(), body)?).await?;
+            let answer = send(&wire, request(Method::PUT, target, HeaderMap::new(), body)?).await?;
             parse(&read(answer.into_body(), SMALL).await?)
         };
         self.note(while_moving(&sent, write).await)

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! listener (connections, headers in time) ─▶ guard (Host, Origin) ─▶ body (size, time, budget) ─▶ /mcp
-//!                                                                 └▶ /sse /messages · /healthz · /readyz · /metrics
+//!                                                                 ├▶ /sse /messages · /healthz · /readyz · /metrics
+//!                                                                 └▶ /files: links, each its own permission
 //! ```
 
 mod body;
 mod guard;
+mod links;
 mod listener;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -22,11 +24,15 @@ use axum::{
 };
 use tracing::Instrument as _;
 
-pub use self::listener::{Http, Served};
 use self::{body::Bodies, guard::Guard};
+pub use self::{
+    links::door,
+    listener::{Http, Served},
+};
 use crate::{
     config::Config,
     conversation::{PoolName, Principal},
+    links::Links,
     mcp::{Endpoint, Sse},
     metrics::Metrics,
     pool::{Pool, Readiness},
@@ -39,6 +45,8 @@ pub struct App {
     pub endpoint: Endpoint,
     /// `/sse` and `/messages`, if they are served.
     pub sse: Option<Sse>,
+    /// `/files`.
+    pub links: Links,
     /// `/metrics`.
     pub metrics: Metrics,
     /// `/readyz`, and their numbers in `/metrics`.
@@ -49,15 +57,15 @@ pub struct App {
 struct Shared {
     app: Arc<App>,
     bodies: Bodies,
-    guard: Arc<Guard>,
 }
 
 /// Every route, behind the checks that all of them share.
 fn router(app: App, config: &Config, address: SocketAddr) -> Router {
+    let guard = Arc::new(Guard::new(&config.http, address));
+    let links = links::routes(app.links.clone());
     let shared = Shared {
         app: Arc::new(app),
         bodies: Bodies::new(&config.limits),
-        guard: Arc::new(Guard::new(&config.http, address)),
     };
     let router = Router::new().route("/mcp", any(mcp));
     let router = match &shared.app.sse {
@@ -70,16 +78,22 @@ fn router(app: App, config: &Config, address: SocketAddr) -> Router {
         .route("/metrics", get(metrics))
         .fallback(|| async { (StatusCode::NOT_FOUND, "Not Found: MCP is at /mcp\n") })
         .layer(middleware::from_fn(authenticate))
-        .layer(middleware::from_fn_with_state(shared.clone(), check))
-        .layer(middleware::from_fn(trace))
         .with_state(shared)
+        .merge(links)
+        .layer(middleware::from_fn_with_state(guard, check))
+        .layer(middleware::from_fn(trace))
 }
 
 /// Gives each request an id, which the log and the answer carry.
 async fn trace(request: Request, next: Next) -> Response {
     const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     let id = format!("{:016x}", rand::random::<u64>());
-    let span = tracing::info_span!("http", id, method = %request.method(), path = request.uri().path());
+    // The rest of a link is a secret.
+    let path = match request.uri().path() {
+        path if path.starts_with("/files/") => "/files",
+        path => path,
+    };
+    let span = tracing::info_span!("http", id, method = %request.method(), path);
     let mut response = next.run(request).instrument(span).await;
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
@@ -92,8 +106,8 @@ async fn trace(request: Request, next: Next) -> Response {
 }
 
 /// A web page must not reach a server on its reader's machine: `Host` and `Origin` are checked on every route.
-async fn check(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    match shared.guard.check(request.uri(), request.headers()) {
+async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    match guard.check(request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(refusal) => {
             tracing::warn!(%refusal, "refused");

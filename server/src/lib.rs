@@ -29,6 +29,9 @@
 //! | [`guest`] | HTTP/2 to an agent; everything from inside is bounded here |
 //! | [`engine`] | the seam to what makes sandboxes, and Docker behind it |
 //! | [`mcp`] | tools, which conversation a call belongs to, answers, transports |
+//! | [`links`] | files in and out by signed addresses, past the model |
+//! | [`copy`] | `greenroom cp`: the same without a server |
+//! | [`share`] | the one folder of this machine that stdio may copy from and to |
 //! | [`http`] | the listener, its limits, health, readiness, metrics |
 //! | [`serve`] | wires them, and shuts them down in order |
 //! | [`operator`] | what the command line shows of a deployment and does to it, server or not |
@@ -56,11 +59,13 @@
 
 pub mod config;
 pub mod conversation;
+pub mod copy;
 pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod guest;
 pub mod http;
+pub mod links;
 pub mod mcp;
 pub mod metrics;
 pub mod operator;
@@ -68,4 +73,5 @@ pub mod pool;
 pub mod sandbox;
 pub mod serve;
 pub mod sessions;
+pub mod share;
 pub mod state_dir;

@@ -13,9 +13,11 @@ use clap::Parser as _;
 use greenroom::{
     config::{Config, Loaded, LogFormat},
     conversation::ConversationId,
+    copy::copy,
     doctor,
     operator::{self, Broom, Format},
     serve::Server,
+    share::Share,
 };
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
@@ -80,18 +82,28 @@ fn run(command: Command, loaded: Loaded) -> Result<ExitCode> {
                 ExitCode::FAILURE
             });
         }
+        Command::Cp { from, to, pool } => {
+            let mut config = loaded.config;
+            // Of a copy its errors are enough, unless somebody asks for more.
+            if config.log == "info" {
+                config.log = "error".to_owned();
+            }
+            log(&config)?;
+            runtime()?.block_on(copy(config, &from, &to, pool.as_deref()))?;
+        }
         Command::Serve { .. } => {
             log(&loaded.config)?;
             runtime()?.block_on(async { Server::start(Arc::new(loaded.config)).await?.http().await })?;
         }
-        Command::Stdio { conversation } => {
+        Command::Stdio { conversation, share } => {
             log(&loaded.config)?;
             let conversation = conversation
                 .map(|id| ConversationId::parse(&id))
                 .transpose()
                 .context("--conversation")?;
+            let share = share.as_deref().map(Share::open).transpose().context("--share")?;
             runtime()?.block_on(async {
-                Server::start(Arc::new(loaded.config))
+                Server::sharing(Arc::new(loaded.config), share)
                     .await?
                     .stdio(conversation)
                     .await

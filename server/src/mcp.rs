@@ -17,6 +17,7 @@ mod endpoint;
 mod instructions;
 mod minted;
 mod render;
+mod resources;
 mod service;
 mod sse;
 mod stdio;
@@ -31,16 +32,26 @@ use rmcp::ServerHandler;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    conversation::BadConversation,
     endpoint::{Answered, Endpoint},
     sse::Sse,
+    tools::Ways,
 };
 use self::{tools::Tools, transports::Transports};
 use crate::{
     config::Config,
     conversation::{ConversationId, Secret},
     metrics::Metrics,
-    sessions::Sessions,
+    sessions::{Provenance, Sessions},
 };
+
+/// Reads a conversation's id that a person typed: any that a client may have used, but for a garbled one of ours.
+///
+/// # Errors
+/// [`BadConversation`].
+pub fn typed(secret: &Secret, id: &ConversationId) -> Result<(ConversationId, Provenance), BadConversation> {
+    conversation::typed(secret, id)
+}
 
 /// The MCP server of this process. Clones share it.
 #[derive(Clone, Debug)]
@@ -55,9 +66,15 @@ pub struct Mcp {
 impl Mcp {
     /// The tools over these sessions.
     #[must_use]
-    pub fn new(config: Arc<Config>, secret: Secret, sessions: Sessions, metrics: Metrics) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        secret: Secret,
+        sessions: Sessions,
+        ways: Ways,
+        metrics: Metrics,
+    ) -> Self {
         Self {
-            tools: Arc::new(Tools::new(config, secret, sessions, metrics)),
+            tools: Arc::new(Tools::new(config, secret, sessions, ways, metrics)),
             closing: CancellationToken::new(),
             streams: CancellationToken::new(),
         }

@@ -20,7 +20,7 @@
 //!
 //! # How a sandbox becomes warm
 //! image prepared → list (room?) → create → list (still room, mine included?) → start → channel → hello with
-//! kernels and preloads done → generation and isolation proven. One deadline stands over it. Whatever goes wrong, the
+//! kernels and preloads done → generation and isolation proven → its work directory filled, where there is a seed. One deadline stands over it. Whatever goes wrong, the
 //! sandbox is condemned and stays in the ledger until the engine is known to have nothing of it.
 //!
 //! # Several servers on one engine
@@ -39,6 +39,7 @@ mod pace;
 mod policy;
 mod queue;
 mod room;
+mod seed;
 mod sentence;
 mod sweep;
 
@@ -54,6 +55,7 @@ pub(crate) use self::sweep::judge;
 pub use self::{
     census::{BootFault, Census, Counts, Hit, PoolEvent, PoolObserver, Readiness, Unready, Why},
     claim::{AdoptError, Claim, ClaimError, Delay},
+    seed::{Seed, SeedError},
     sweep::{Ground, Sweep, SweepSpec, Swept},
 };
 use self::{
@@ -189,6 +191,8 @@ impl Pool {
 pub struct PoolSpec {
     /// What the engine is asked for. Its `image` is the one configured: the pool has it prepared.
     pub sandbox: SandboxSpec,
+    /// What each finds in its work directory. Default: nothing.
+    pub seed: Option<Seed>,
     /// Sandboxes kept warm; never the last of `max`, which is left to a conversation. Default 2.
     pub warm: usize,
     /// Sandboxes kept warm where many were claimed at once lately; below `warm` it means `warm`. Default 0: no more.
@@ -220,6 +224,7 @@ impl PoolSpec {
     pub fn new(sandbox: SandboxSpec) -> Self {
         Self {
             sandbox,
+            seed: None,
             warm: 2,
             warm_max: 0,
             max: 32,

@@ -10,11 +10,13 @@ use crate::{
     config::{Config, EngineKind, PoolConfig},
     conversation::{ConversationId, PoolName, Secret, hex},
     engine::{Engine, EngineError, docker::DockerEngine},
-    http::{App, Http, Served},
-    mcp::Mcp,
+    http::{self, App, Http, Served},
+    links::Links,
+    mcp::{Mcp, Ways},
     metrics::Metrics,
-    pool::{Isolation, Pool, PoolSpec, Sweep, SweepSpec},
+    pool::{Isolation, Pool, PoolSpec, Seed, Sweep, SweepSpec},
     sessions::Sessions,
+    share::Share,
     state_dir::{self, StateDir, StateError},
 };
 
@@ -31,6 +33,8 @@ pub struct Server {
     pools: Vec<Pool>,
     metrics: Metrics,
     mcp: Mcp,
+    links: Links,
+    secret: Secret,
     _sweep: Sweep,
 }
 
@@ -73,6 +77,15 @@ impl Server {
     /// # Errors
     /// [`ServeError`].
     pub async fn start(config: Arc<Config>) -> Result<Self, ServeError> {
+        Self::sharing(config, None).await
+    }
+
+    /// The same, with a folder of this machine that files may be copied from and to: for stdio only, where the
+    /// client's user names it.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub async fn sharing(config: Arc<Config>, share: Option<Share>) -> Result<Self, ServeError> {
         let secret = secret(&config)?;
         let engine = engine(&config, &secret).await?;
         let metrics = Metrics::new();
@@ -94,14 +107,44 @@ impl Server {
             })
             .collect();
         let sessions = Sessions::new(secret.clone(), engine, pools.iter().cloned());
-        let mcp = Mcp::new(Arc::clone(&config), secret, sessions, metrics.clone());
+        let links = Links::new(secret.clone(), sessions.clone(), config.links.clone(), http::door);
+        let ways = Ways {
+            links: links.clone(),
+            share,
+        };
+        let mcp = Mcp::new(
+            Arc::clone(&config),
+            secret.clone(),
+            sessions,
+            ways,
+            metrics.clone(),
+        );
         Ok(Self {
             config,
             pools,
             metrics,
             mcp,
+            links,
+            secret,
             _sweep: sweep,
         })
+    }
+
+    /// Its sessions, for who comes by no protocol.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        self.links.sessions()
+    }
+
+    /// The deployment's secret.
+    #[must_use]
+    pub const fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// Ends it where nothing was served. Sandboxes of conversations stay.
+    pub async fn end(self) {
+        self.close(None).await;
     }
 
     /// Serves HTTP until a signal says that it is enough.
@@ -121,9 +164,11 @@ impl Server {
             }
         };
         let address = http.address();
+        self.links.served_at(address);
         let app = App {
             endpoint: self.mcp.endpoint(),
             sse: self.config.http.sse.then(|| self.mcp.sse()),
+            links: self.links.clone(),
             metrics: self.metrics.clone(),
             pools: self.pools.clone(),
         };
@@ -198,6 +243,7 @@ pub(crate) async fn engine(config: &Config, secret: &Secret) -> Result<Arc<dyn E
 pub(crate) fn spec(config: &Config, name: &PoolName, pool: &PoolConfig) -> PoolSpec {
     PoolSpec {
         sandbox: pool.sandbox(name),
+        seed: pool.seed.clone().map(Seed::new),
         warm: pool.warm,
         warm_max: pool.warm_max.min(pool.max.saturating_sub(1)),
         max: pool.max,

@@ -221,7 +221,14 @@ impl Sessions {
     /// # Errors
     /// [`OpenError`].
     pub async fn look(&self, key: &SessionKey) -> Result<Option<Session>, OpenError> {
-        let name = self.shared.secret.session_name(key);
+        self.look_by_name(self.shared.secret.session_name(key)).await
+    }
+
+    /// The same for who knows the session's name only.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn look_by_name(&self, name: SessionName) -> Result<Option<Session>, OpenError> {
         self.shared.news_settled(&name).await;
         let id = match self.shared.table.memory(&name).and_then(|memory| memory.bond) {
             Some(bond) if bond.guest.is_open() && bond.standing == Standing::Existing => {

@@ -56,8 +56,10 @@ enum LanguageName {
 pub struct UploadFile {
     /// Where to, relative to /mnt/data. Folders are made.
     pub path: String,
-    /// The whole content, or with append the next part of it.
-    pub content: String,
+    /// The whole content, or with append the next part of it. Leave out for a link by which the user uploads it.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub content: Option<String>,
     /// How content is written. Default: utf-8.
     #[serde(default)]
     #[schemars(with = "Encoding")]
@@ -66,6 +68,10 @@ pub struct UploadFile {
     #[serde(default, deserialize_with = "flag")]
     #[schemars(with = "bool")]
     pub append: Option<bool>,
+    /// A file on the user's machine to copy instead of content, beneath the folder that they share.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub source: Option<String>,
 }
 
 /// How the content of an upload is written.
@@ -112,6 +118,14 @@ pub struct DownloadFile {
     #[serde(default, deserialize_with = "whole")]
     #[schemars(with = "u64", range(min = 16, max = 1568))]
     pub max_pixels: Option<u64>,
+    /// Answer with a link by which the user downloads the file, instead of its content. Default: false.
+    #[serde(default, deserialize_with = "flag")]
+    #[schemars(with = "bool")]
+    pub link: Option<bool>,
+    /// Where to save it on the user's machine instead: a new file beneath the folder that they share.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub save_to: Option<String>,
 }
 
 /// Arguments of `get_run`.

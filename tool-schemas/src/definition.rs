@@ -53,11 +53,29 @@ pub enum Pools {
     Several,
 }
 
+/// Whether a server may copy files from and to a folder of the user's machine: else no argument names one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Folder {
+    /// It may not.
+    None,
+    /// Beneath the one that the user shares.
+    Shared,
+}
+
+/// The arguments that name files of the user's machine.
+const OF_THE_FOLDER: [&str; 2] = ["source", "save_to"];
+
 impl Definition {
-    /// The definition of a tool.
+    /// The definition of a tool, without a shared folder.
     #[must_use]
     pub fn of(name: ToolName, pools: Pools) -> Self {
-        let (title, description, hints, own) = match name {
+        Self::offering(name, pools, Folder::None)
+    }
+
+    /// The definition of a tool.
+    #[must_use]
+    pub fn offering(name: ToolName, pools: Pools, folder: Folder) -> Self {
+        let (title, description, own_hints, own) = match name {
             ToolName::ExecuteCode => (
                 "Run code",
                 EXECUTE_CODE,
@@ -98,12 +116,22 @@ impl Definition {
                 clean_schema::<SessionInfo>(),
             ),
         };
+        let mut input_schema = addressed(own, pools);
+        if folder == Folder::None
+            && let Some(Value::Object(properties)) = input_schema.get_mut("properties")
+        {
+            properties.retain(|name, _| !OF_THE_FOLDER.contains(&name.as_str()));
+        }
         Self {
             name,
             title,
             description,
-            hints,
-            input_schema: addressed(own, pools),
+            // To save a file on the user's machine is no mere look.
+            hints: match (name, folder) {
+                (ToolName::DownloadFile, Folder::Shared) => hints(false, false, false),
+                _ => own_hints,
+            },
+            input_schema,
         }
     }
 
@@ -173,14 +201,15 @@ and saved to a file.";
 
 const UPLOAD_FILE: &str = "\
 Write a file into the sandbox, text as it is or anything else as base64. It replaces a file of that name; append adds to it, for \
-what is too long for one call. To make a file from data that is in the sandbox already, use execute_code.";
+what is too long for one call. A file that only the user has comes by a link: leave content out. To make a file from data that is \
+in the sandbox already, use execute_code.";
 
 const LIST_FILES: &str =
     "List a folder of the sandbox, with sizes. It never makes a sandbox: without one it says so.";
 
 const DOWNLOAD_FILE: &str = "\
 Read a file of the sandbox: text as text, images as images, anything else as base64. A large file comes in parts: each answer tells \
-the offset of the next. To search or summarise a large file, use execute_code instead.";
+the offset of the next. To give a file to the user, ask for a link. To search or summarise a large file, use execute_code instead.";
 
 const GET_RUN: &str = "\
 Follow a run that goes on in the background: what it printed, and its outcome once it has ended. Without run_id: the list of runs.";

@@ -12,7 +12,7 @@ pub use arguments::{
     Address, CancelRun, DeleteFile, DownloadFile, Encoding, ExecuteCode, GetRun, ListFiles, ResetSession,
     SessionInfo, UploadFile,
 };
-pub use definition::{Definition, Hints, Pools};
+pub use definition::{Definition, Folder, Hints, Pools};
 pub use names::ToolName;
 pub use result::{ErrorMeta, FileMeta, RESULT_KEY, ResultMeta, RunMeta, RunStatus, SessionState, StreamMeta};
 pub use schema::clean_schema;

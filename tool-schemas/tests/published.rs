@@ -4,7 +4,7 @@
 
 use std::{fs, path::PathBuf};
 
-use greenroom_tool_schemas::{Definition, ExecuteCode, Pools, ResultMeta, ToolName, clean_schema};
+use greenroom_tool_schemas::{Definition, ExecuteCode, Folder, Pools, ResultMeta, ToolName, clean_schema};
 use serde_json::{Value, json};
 
 fn published(name: &str, value: &Value) {
@@ -26,6 +26,26 @@ fn definitions() -> impl Iterator<Item = Definition> {
     ToolName::FULL
         .into_iter()
         .flat_map(|name| [Pools::One, Pools::Several].map(|pools| Definition::of(name, pools)))
+}
+
+#[test]
+fn a_folder_is_named_only_where_one_is_shared() {
+    for (name, argument) in [
+        (ToolName::UploadFile, "source"),
+        (ToolName::DownloadFile, "save_to"),
+    ] {
+        let shared = Definition::offering(name, Pools::One, Folder::Shared);
+        assert!(shared.arguments().contains(&argument), "{name}");
+        assert!(
+            !Definition::of(name, Pools::One).arguments().contains(&argument),
+            "{name}"
+        );
+        assert!(
+            !shared.hints.read_only,
+            "{name} writes, inside or on the user's machine"
+        );
+    }
+    assert!(Definition::of(ToolName::DownloadFile, Pools::One).hints.read_only);
 }
 
 #[test]

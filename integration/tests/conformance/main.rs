@@ -22,8 +22,9 @@ use greenroom::{
     config::{Inputs, Loaded},
     conversation::Secret,
     engine::docker::DockerEngine,
-    http::{App, Http, Served},
-    mcp::Mcp,
+    http::{self, App, Http, Served},
+    links::Links,
+    mcp::{Mcp, Ways},
     metrics::Metrics,
     sessions::Sessions,
 };
@@ -41,12 +42,18 @@ async fn serve_fixtures() -> Result<(Served, String)> {
     let engine = Arc::new(DockerEngine::connect(config.docker("conformance", "conformance")).await?);
     let (secret, metrics) = (Secret::new([9; 32]), Metrics::new());
     let sessions = Sessions::new(secret.clone(), engine, []);
-    let mcp = Mcp::new(Arc::clone(&config), secret, sessions, metrics.clone());
+    let links = Links::new(secret.clone(), sessions.clone(), config.links.clone(), http::door);
+    let ways = Ways {
+        links: links.clone(),
+        share: None,
+    };
+    let mcp = Mcp::new(Arc::clone(&config), secret, sessions, ways, metrics.clone());
     let http = Http::bind(&config).await?;
     let url = format!("http://{}/mcp", http.address());
     let app = App {
         endpoint: mcp.endpoint_over(Fixtures::new()),
         sse: None,
+        links,
         metrics,
         pools: Vec::new(),
     };

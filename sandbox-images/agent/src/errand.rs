@@ -6,7 +6,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use crate::{child::Quarters, descent, images, output};
+use crate::{child::Quarters, descent, files, images, output};
 
 /// The first argument of this program when it is on an errand.
 pub const ERRAND: &str = "errand";
@@ -20,18 +20,27 @@ pub(crate) enum Errand {
     Picture,
     /// `spill PATH`: standard input into a file.
     Spill,
+    /// `unpack`: a tar archive on standard input into the work directory.
+    Unpack,
     /// `descent TAG`: ends what carries a kernel's tag.
     Descent,
 }
 
 impl Errand {
-    const ALL: [Self; 4] = [Self::Image, Self::Picture, Self::Spill, Self::Descent];
+    const ALL: [Self; 5] = [
+        Self::Image,
+        Self::Picture,
+        Self::Spill,
+        Self::Unpack,
+        Self::Descent,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Image => "image",
             Self::Picture => "picture",
             Self::Spill => "spill",
+            Self::Unpack => "unpack",
             Self::Descent => "descent",
         }
     }
@@ -60,6 +69,9 @@ pub fn main(arguments: &[String]) -> ExitCode {
         (Some(Errand::Image), Some(path)) => images::errand(Path::new(path)).is_ok(),
         (Some(Errand::Picture), Some(side)) => images::picture_errand(side).is_ok(),
         (Some(Errand::Spill), Some(path)) => output::spill_errand(Path::new(path)).is_ok(),
+        (Some(Errand::Unpack), _) => files::unpack_errand()
+            .inspect_err(|error| eprintln!("{error}"))
+            .is_ok(),
         (Some(Errand::Descent), Some(tag)) => descent::errand(tag),
         _ => false,
     };

@@ -22,6 +22,7 @@ mod path;
 mod picture;
 mod removal;
 mod transfer;
+mod unpack;
 mod upload;
 mod wire;
 
@@ -35,7 +36,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::Stream;
 use greenroom_protocol::{
-    Deleted, FileChange, FileEntry, FileKind, FileList, Refusal, RefusalKind, limits::DELETE_SECS,
+    Deleted, FileChange, FileEntry, FileKind, FileList, Refusal, RefusalKind, Unpacked, limits::DELETE_SECS,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -48,6 +49,7 @@ pub(crate) use self::{
     beneath::{Beneath, kind},
     listing::is_hidden,
     path::{joined, shown},
+    unpack::errand as unpack_errand,
 };
 pub use self::{
     child::serve,
@@ -192,10 +194,7 @@ impl Files {
     /// See [`Files`]; `BadRequest` where it cannot be decoded.
     pub async fn picture(&self, path: &str, side: u32) -> Result<Picture, Refusal> {
         let path = self.parse_file(path)?;
-        let quarters = self.quarters.as_ref().ok_or_else(|| Refusal {
-            kind: RefusalKind::Internal,
-            message: "this agent has no children to decode images in".to_owned(),
-        })?;
+        let quarters = self.quarters()?;
         let (_, mut opened) = self.ask(Request::Read { path }).await?;
         let file = opened.pop().ok_or_else(off_script)?;
         // One at a time: each may take much memory, and the semaphore is never closed.
@@ -222,6 +221,26 @@ impl Files {
             }
         });
         work.await.unwrap_or_else(|error| Err(broke("the write", &error)))
+    }
+
+    /// Unpacks a tar archive into the work directory: all of it or, where it breaks off or something is in the
+    /// way, none.
+    ///
+    /// # Errors
+    /// `BadRequest` with what was wrong with it, `DiskFull`.
+    pub async fn unpack<S, E>(&self, body: S) -> Result<Unpacked, Refusal>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send,
+        E: fmt::Display + Send,
+    {
+        unpack::unpack(self.quarters()?, body).await
+    }
+
+    fn quarters(&self) -> Result<&Quarters, Refusal> {
+        self.quarters.as_ref().ok_or_else(|| Refusal {
+            kind: RefusalKind::Internal,
+            message: "this agent has no children".to_owned(),
+        })
     }
 
     /// Deletes a file, or a folder with all that is in it: slice by slice, so that others are served in

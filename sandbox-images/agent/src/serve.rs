@@ -113,6 +113,7 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             Ok(empty(StatusCode::ACCEPTED))
         }
         ("GET", "files", None) => files::list(shared, &query(&request)?).await,
+        ("PUT", "archive", None) => files::unpack(shared, request).await,
         (_, "files", Some(file)) => files::one(shared, file, request).await,
         _ => Err(refuse(RefusalKind::NotFound, "there is no such route")),
     }

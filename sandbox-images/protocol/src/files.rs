@@ -49,6 +49,15 @@ pub struct Deleted {
     pub count: u64,
 }
 
+/// What an archive held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unpacked {
+    /// Files, folders and links.
+    pub entries: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+}
+
 /// Width and height of an image file, and of the picture that was made of it: [`crate::PIXELS_HEADER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pixels {

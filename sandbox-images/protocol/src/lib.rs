@@ -21,6 +21,7 @@
 //! | `GET /files/{path}?picture=N` | → a PNG or JPEG with no side longer than `N`; `x-greenroom-pixels` are [`Pixels`] |
 //! | `PUT /files/{path}[?append=true][&once=HEX]` | bytes → [`FileEntry`], atomically; 409 where a mark `once` was used already |
 //! | `DELETE /files/{path}` | → [`Deleted`] |
+//! | `PUT /archive` | tar → [`Unpacked`]: files, folders and links into the work directory, all or none; needs no lease |
 //! | `CONNECT 127.0.0.1:port` | → 200 and a byte tunnel |
 //!
 //! Every refusal is a [`Refusal`] with the HTTP status beside it in the table of [`RefusalKind`], but for one:
@@ -41,7 +42,7 @@ mod runs;
 pub mod limits;
 
 pub use agent_config::AgentConfig;
-pub use files::{Deleted, FileEntry, FileKind, FileList, Pixels};
+pub use files::{Deleted, FileEntry, FileKind, FileList, Pixels, Unpacked};
 pub use hello::{Hello, KernelState, KernelView, Language, Platform};
 pub use lease::{
     EndReason, Ended, KeyDigest, LeaseGrant, LeaseRequest, LeaseState, LeaseView, RestartReason, Standing,

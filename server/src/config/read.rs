@@ -12,8 +12,8 @@ use greenroom_tool_schemas::ToolName;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, ConversationConfig, Cpus, EngineConfig, EngineKind, ErrorStyle, HttpConfig, Limits, LogFormat,
-    MetaPath, PoolConfig, Runtime, Size,
+    Config, ConversationConfig, Cpus, EngineConfig, EngineKind, ErrorStyle, HttpConfig, Limits, LinkConfig,
+    LogFormat, MetaPath, PoolConfig, Runtime, Size,
     layers::{Effective, Layers, Raw, Report, Source, place},
     settings::{Setting, words},
 };
@@ -137,6 +137,7 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
         },
         conversation: conversation(from),
         limits: limits(from),
+        links: links(from),
         pools: BTreeMap::new(),
         default_pool: default_pool_name(),
     };
@@ -228,6 +229,28 @@ fn limits(from: &mut Layers) -> Limits {
     }
 }
 
+fn links(from: &mut Layers) -> LinkConfig {
+    let (url, source) = from.take_from("links.url", None::<String>);
+    if let Some(url) = &url
+        && !["http://", "https://"]
+            .iter()
+            .any(|scheme| url.starts_with(scheme))
+    {
+        let message = format!("{url:?} is not an address: write https://greenroom.example");
+        from.problem(source, "links.url", message);
+    }
+    let (expire, source) = from.take_from("links.expire", 30 * MINUTE);
+    if !(MINUTE..=24 * HOUR).contains(&expire) {
+        let message = "must lie between 1m and 24h".to_owned();
+        from.problem(source, "links.expire", message);
+    }
+    LinkConfig {
+        url,
+        expire,
+        upload: from.take("links.upload", Size::gib(4)),
+    }
+}
+
 fn at_least_one(from: &mut Layers, key: &str, default: usize) -> usize {
     let (number, source) = from.take_from(key, default);
     if number == 0 {
@@ -292,6 +315,7 @@ fn pool(from: &mut Layers, name: &str, engine: Runtime, machine_cpus: usize) -> 
         image: from.take(&key("image"), "greenroom/python:latest".to_owned()),
         languages: from.take(&key("languages"), python),
         preload: from.take(&key("preload"), preload),
+        seed: from.take(&key("seed"), None),
         warm,
         // Whoever wants none waiting means none.
         warm_max: from.take(&key("warm_max"), if warm == 0 { 0 } else { warm.max(4) }),

@@ -73,15 +73,18 @@ impl Guard {
             (None, None) => return Err(Refusal::NoHost),
         };
         let named = std::str::from_utf8(host).ok().and_then(place);
-        if !named.is_some_and(|named| self.hosts.iter().any(|allowed| allowed.covers(&named))) {
+        let Some(own) = named.filter(|named| self.hosts.iter().any(|allowed| allowed.covers(named))) else {
             return Err(Refusal::Host(shown(host)));
-        }
+        };
         for origin in headers.get_all(header::ORIGIN) {
             let named = origin.to_str().ok().and_then(sent_origin);
             let allowed = named.is_some_and(|(scheme, place)| {
-                self.origins
-                    .iter()
-                    .any(|(allowed, covers)| *allowed == scheme && covers.covers(&place))
+                // A page of our own, by a name that is ours.
+                is_own(&own, &scheme, &place)
+                    || self
+                        .origins
+                        .iter()
+                        .any(|(allowed, covers)| *allowed == scheme && covers.covers(&place))
             });
             if !allowed {
                 return Err(Refusal::Origin(shown(origin.as_bytes())));
@@ -123,6 +126,12 @@ fn allowed_origin(text: &str) -> Option<(String, Place)> {
         place.port = default_port(scheme);
     }
     Some((scheme.to_ascii_lowercase(), place))
+}
+
+/// Whether an origin is the very host, with its port, that the request is for.
+fn is_own(own: &Place, scheme: &str, origin: &Place) -> bool {
+    let port = own.port.or_else(|| default_port(scheme));
+    port.is_some() && origin.host == own.host && origin.port == port
 }
 
 fn sent_origin(text: &str) -> Option<(String, Place)> {

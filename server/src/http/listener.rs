@@ -1,6 +1,11 @@
 //! The listener: accepts connections up to a bound, and lets none of them dawdle.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::Router;
 use hyper_util::{
@@ -27,6 +32,9 @@ const HEAD_BYTES: usize = 64 << 10;
 
 /// Requests of one HTTP/2 connection at once.
 const STREAMS: u32 = 128;
+
+/// Connections of one person and a browser or two.
+const LOOPBACK_CONNECTIONS: usize = 64;
 
 /// After a failed accept, so that a lack of descriptors does not spin.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
@@ -101,6 +109,25 @@ impl Served {
             tracing::debug!("connections were still open");
         }
     }
+}
+
+/// Serves on a port of this machine that the system chooses, until the process ends.
+///
+/// # Errors
+/// It gives none.
+pub(super) async fn serve_on_loopback(router: impl FnOnce(SocketAddr) -> Router) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    // Nobody reads the numbers of a process that has no other listener.
+    let (metrics, never) = (Metrics::new(), CancellationToken::new());
+    tokio::spawn(accept(
+        listener,
+        router(address),
+        metrics,
+        LOOPBACK_CONNECTIONS,
+        never,
+    ));
+    Ok(address)
 }
 
 async fn accept(

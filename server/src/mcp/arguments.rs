@@ -46,11 +46,25 @@ pub(super) enum Request {
         content: Bytes,
         mode: WriteMode,
     },
+    UploadLink {
+        path: WorkPath,
+    },
+    UploadFrom {
+        path: WorkPath,
+        source: String,
+    },
     List {
         path: WorkPath,
         depth: Depth,
     },
     Download(Download),
+    DownloadLink {
+        path: WorkPath,
+    },
+    DownloadTo {
+        path: WorkPath,
+        save_to: String,
+    },
     ListRuns,
     GetRun {
         id: RunId,
@@ -106,7 +120,7 @@ impl WorkPath {
     ///
     /// # Errors
     /// What is wrong with it.
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         if text.len() > limits::PATH_BYTES {
             return Err(format!(
                 "a path has at most {} bytes, this one has {}",
@@ -165,7 +179,8 @@ pub(super) struct Arguments<'a> {
 }
 
 impl<'a> Arguments<'a> {
-    /// Takes the arguments of a tool: `null` and `""` of what is optional count as left out.
+    /// Takes the arguments of a tool: `null` and `""` of what is optional count as left out, but for a file's
+    /// content, which may be empty.
     ///
     /// # Errors
     /// Fields that the tool does not know, with those that it knows.
@@ -185,7 +200,10 @@ impl<'a> Arguments<'a> {
             )));
         }
         fields.retain(|name, value| {
-            required.contains(&name.as_str()) || !(value.is_null() || value.as_str() == Some(""))
+            let is_empty_file = name == "content" && !value.is_null();
+            required.contains(&name.as_str())
+                || is_empty_file
+                || !(value.is_null() || value.as_str() == Some(""))
         });
         Ok(Self { tool, fields })
     }
@@ -209,9 +227,9 @@ impl<'a> Arguments<'a> {
     pub(super) fn request(self, pool: &PoolConfig, limits: &Limits) -> Result<Request, Failure> {
         match self.tool.name {
             ToolName::ExecuteCode => execute(self.read()?, pool, limits).map(Request::Execute),
-            ToolName::UploadFile => upload(&self.read()?, limits.upload),
+            ToolName::UploadFile => upload(self.read()?, limits.upload),
             ToolName::ListFiles => list(&self.read()?),
-            ToolName::DownloadFile => download(&self.read()?),
+            ToolName::DownloadFile => download(self.read()?),
             ToolName::GetRun => get_run(self.read()?),
             ToolName::CancelRun => {
                 let schemas::CancelRun { run_id: id } = self.read()?;
@@ -308,16 +326,25 @@ fn language(named: Option<&str>, pool: &PoolConfig) -> Result<Language, Failure>
     }
 }
 
-fn upload(args: &schemas::UploadFile, limit: Size) -> Result<Request, Failure> {
+fn upload(args: schemas::UploadFile, limit: Size) -> Result<Request, Failure> {
     let path = file(&args.path)?;
+    let text = match (args.content, args.source) {
+        (Some(text), None) => text,
+        (Some(_), Some(_)) => {
+            return Err(Failure::bad_argument(
+                "content and source exclude each other".to_owned(),
+            ));
+        }
+        (None, _) if args.append == Some(true) => {
+            return Err(Failure::bad_argument("append needs content".to_owned()));
+        }
+        (None, Some(source)) => return Ok(Request::UploadFrom { path, source }),
+        (None, None) => return Ok(Request::UploadLink { path }),
+    };
     let content = match args.encoding {
-        None | Some(Encoding::Utf8) => Bytes::copy_from_slice(args.content.as_bytes()),
+        None | Some(Encoding::Utf8) => text.into(),
         Some(Encoding::Base64) => {
-            let text: String = args
-                .content
-                .chars()
-                .filter(|c| !c.is_ascii_whitespace())
-                .collect();
+            let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
             let decoded = BASE64.decode(text.trim_end_matches('='));
             decoded
                 .map(Bytes::from)
@@ -350,7 +377,7 @@ fn list(args: &schemas::ListFiles) -> Result<Request, Failure> {
     })
 }
 
-fn download(args: &schemas::DownloadFile) -> Result<Request, Failure> {
+fn download(args: schemas::DownloadFile) -> Result<Request, Failure> {
     if let Some(length) = args
         .length
         .filter(|length| !(1..=DOWNLOAD_BYTES).contains(length))
@@ -358,6 +385,23 @@ fn download(args: &schemas::DownloadFile) -> Result<Request, Failure> {
         return Err(Failure::bad_argument(format!(
             "length is from 1 to {DOWNLOAD_BYTES} bytes, not {length}"
         )));
+    }
+    let path = file(&args.path)?;
+    let is_part = args.offset.or(args.length).or(args.max_pixels).is_some();
+    match (args.link == Some(true), args.save_to) {
+        (false, None) => {}
+        (true, Some(_)) => {
+            return Err(Failure::bad_argument(
+                "link and save_to exclude each other".to_owned(),
+            ));
+        }
+        _ if is_part => {
+            return Err(Failure::bad_argument(
+                "link and save_to are for whole files: leave out offset, length and max_pixels".to_owned(),
+            ));
+        }
+        (true, None) => return Ok(Request::DownloadLink { path }),
+        (false, Some(save_to)) => return Ok(Request::DownloadTo { path, save_to }),
     }
     let side = match args.max_pixels {
         None => limits::IMAGE_PIXELS,
@@ -372,7 +416,7 @@ fn download(args: &schemas::DownloadFile) -> Result<Request, Failure> {
             })?,
     };
     Ok(Request::Download(Download {
-        path: file(&args.path)?,
+        path,
         offset: args.offset.unwrap_or(0),
         length: args.length,
         side,
@@ -470,6 +514,19 @@ mod tests {
             panic!("an empty file is a file")
         };
         assert!(content.is_empty());
+        for content in [json!({"path": "a"}), json!({"path": "a", "content": null})] {
+            let path = WorkPath("a".into());
+            assert_eq!(
+                read(ToolName::UploadFile, content),
+                Ok(Request::UploadLink { path })
+            );
+        }
+        assert_eq!(
+            read(ToolName::DownloadFile, json!({"path": "a", "link": "true"})),
+            Ok(Request::DownloadLink {
+                path: WorkPath("a".into())
+            })
+        );
         assert_eq!(
             read(
                 ToolName::ListFiles,
@@ -553,7 +610,22 @@ mod tests {
                 json!({"code": "1", "conversation_id": 7}),
                 "conversation_id is a text",
             ),
-            (UploadFile, json!({"path": "x"}), "needs the argument content"),
+            (UploadFile, json!({"content": "x"}), "needs the argument path"),
+            (
+                UploadFile,
+                json!({"path": "x", "append": true}),
+                "append needs content",
+            ),
+            (
+                UploadFile,
+                json!({"path": "x", "source": "y"}),
+                "upload_file has no argument \"source\"",
+            ),
+            (
+                DownloadFile,
+                json!({"path": "x", "link": true, "offset": 5}),
+                "for whole files",
+            ),
             (
                 UploadFile,
                 json!({"path": "../x", "content": ""}),
@@ -630,11 +702,12 @@ mod tests {
     fn an_upload_keeps_its_limit() {
         let args = schemas::UploadFile {
             path: "x".into(),
-            content: "12345".into(),
+            content: Some("12345".into()),
             encoding: None,
             append: None,
+            source: None,
         };
-        let failure = upload(&args, Size(4)).unwrap_err();
+        let failure = upload(args, Size(4)).unwrap_err();
         assert!(
             failure
                 .text

@@ -13,6 +13,7 @@ use super::minted::{Mint, Reading};
 use crate::{
     config::{ConversationConfig, MetaPath},
     conversation::{BadConversationId, CONVERSATION_BYTES, ConversationId, Principal, Secret, hex},
+    sessions::Provenance,
 };
 
 /// Shortest id that a client may choose for itself.
@@ -128,7 +129,7 @@ impl Origin {
 
 /// Why a call's conversation is refused. The texts are for the model.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadConversation {
+pub enum BadConversation {
     /// Our prefix, and not ours.
     #[error(
         "conversation_id {0:?} is not one that Greenroom gave out: it must have been copied wrongly. Pass it exactly as an \
@@ -165,7 +166,7 @@ pub(super) enum BadConversation {
 
 /// A caller's own text, quoted, escaped and short enough for an error.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Shown(String);
+pub struct Shown(String);
 
 impl Shown {
     fn new(text: &str) -> Self {
@@ -289,6 +290,18 @@ impl Resolver {
         );
         #[expect(clippy::expect_used, reason = "hexadecimal digits are printable and few")]
         ConversationId::parse(&name).expect("a good id")
+    }
+}
+
+/// Reads an id that came from outside any call.
+pub(super) fn typed(
+    secret: &Secret,
+    id: &ConversationId,
+) -> Result<(ConversationId, Provenance), BadConversation> {
+    match Mint::new(secret.clone()).read(id.as_str()) {
+        Reading::Genuine(id) => Ok((id, Provenance::Minted)),
+        Reading::Garbled => Err(BadConversation::Garbled(Shown::new(id.as_str()))),
+        Reading::Foreign => Ok((id.clone(), Provenance::Own)),
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod files;
 mod hints;
+mod links;
 mod notes;
 mod pictures;
 mod printed;
@@ -22,6 +23,7 @@ use crate::{conversation::ConversationId, error::Failure};
 
 pub(super) use self::{
     files::{Content, Text, deleted, downloaded, listed, uploaded},
+    links::{Reach, download_link, saved, upload_link},
     run::{RunStyle, lost, run, runs},
     text::span,
 };

@@ -9,8 +9,10 @@ use rmcp::{
     ErrorData, Peer, RoleServer, ServerHandler,
     model::{
         CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation,
-        ListToolsResult, MetaObject, PaginatedRequestParams, ProgressNotificationParam, ProgressToken,
-        ProtocolVersion, ServerCapabilities, ServerConfig, Tool, ToolAnnotations,
+        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, MetaObject,
+        PaginatedRequestParams, ProgressNotificationParam, ProgressToken, ProtocolVersion,
+        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, Tool,
+        ToolAnnotations,
     },
     service::RequestContext,
 };
@@ -20,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     caller::{Caller, Carrier, Delivery, Freight, Progress},
+    conversation::Asked,
     instructions::instructions,
     render::Answer,
+    resources,
     tools::Tools,
     transports::Transports,
 };
@@ -72,6 +76,24 @@ impl Service {
         }
     }
 
+    /// What a request that is no call says of its conversation.
+    fn asked<'a>(
+        &'a self,
+        context: &'a RequestContext<RoleServer>,
+        parts: Option<&'a Parts>,
+        carrier: Option<&'a Carrier>,
+    ) -> Asked<'a> {
+        let principal = parts.and_then(|parts| parts.extensions.get::<Principal>());
+        Asked {
+            principal: principal.unwrap_or(&Principal::Local),
+            meta: &context.meta.0.0,
+            headers: parts.map(|parts| &parts.headers),
+            fixed: self.fixed(),
+            argument: None,
+            carrier: carrier.map(Carrier::id),
+        }
+    }
+
     fn list(&self) -> Vec<Tool> {
         self.tools.definitions().map(tool).collect()
     }
@@ -79,9 +101,14 @@ impl Service {
 
 impl ServerHandler for Service {
     fn get_info(&self) -> ServerConfig {
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
-            .with_server_info(implementation())
-            .with_instructions(instructions(self.tools.config()))
+        ServerConfig::new(
+            ServerCapabilities::builder()
+                .enable_tools()
+                .enable_resources()
+                .build(),
+        )
+        .with_server_info(implementation())
+        .with_instructions(instructions(self.tools.config()))
     }
 
     async fn list_tools(
@@ -100,6 +127,37 @@ impl ServerHandler for Service {
             .definitions()
             .find(|tool| tool.name.as_str() == name)
             .map(tool)
+    }
+
+    async fn list_resources(
+        &self,
+        page: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        let parts = context.extensions.get::<Parts>();
+        let carrier = self.carrier(parts);
+        let asked = self.asked(&context, parts, carrier.as_deref());
+        Box::pin(resources::list(&self.tools, &asked, page)).await
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _page: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        Ok(resources::templates())
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        let parts = context.extensions.get::<Parts>();
+        let carrier = self.carrier(parts);
+        let asked = self.asked(&context, parts, carrier.as_deref());
+        let read = Box::pin(resources::read(&self.tools, &asked, &request)).await?;
+        Ok(read.into())
     }
 
     async fn call_tool(

@@ -4,6 +4,8 @@ mod content;
 mod files;
 mod info;
 mod runs;
+mod shelf;
+mod ways;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,13 +15,14 @@ use std::{
 };
 
 use greenroom_protocol::{RunId, Standing};
-use greenroom_tool_schemas::{Definition, Pools, SessionState, ToolName};
+use greenroom_tool_schemas::{Definition, Folder, Pools, SessionState, ToolName};
 use serde_json::{Map, Value};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
 };
 
+pub(super) use self::shelf::{Contents, TEMPLATE};
 use super::{
     arguments::{Arguments, Request},
     caller::{Caller, Carrier, Freight, News, Reached},
@@ -31,8 +34,10 @@ use crate::{
     config::{Config, PoolConfig},
     conversation::{PoolName, Secret, SessionKey},
     error::{Failure, FailureKind},
+    links::Links,
     metrics::Metrics,
     sessions::{OpenError, Provenance, Session, Sessions, Terms},
+    share::Share,
 };
 
 /// A session under a minted id that nobody comes back to ends after this long.
@@ -48,8 +53,18 @@ pub(super) struct Tools {
     definitions: BTreeMap<ToolName, Definition>,
     config: Arc<Config>,
     metrics: Metrics,
+    ways: Ways,
     in_flight: Arc<Semaphore>,
     handed_back: Mutex<VecDeque<RunId>>,
+}
+
+/// How files come and go without passing the model.
+#[derive(Clone, Debug)]
+pub struct Ways {
+    /// By links, which a person opens.
+    pub links: Links,
+    /// By a folder of the machine that the client runs on: for stdio, where its user names one.
+    pub share: Option<Share>,
 }
 
 /// What came of a call.
@@ -85,11 +100,21 @@ impl From<Failure> for Stop {
 }
 
 impl Tools {
-    pub(super) fn new(config: Arc<Config>, secret: Secret, sessions: Sessions, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        config: Arc<Config>,
+        secret: Secret,
+        sessions: Sessions,
+        ways: Ways,
+        metrics: Metrics,
+    ) -> Self {
         let pools = if config.pools.len() > 1 {
             Pools::Several
         } else {
             Pools::One
+        };
+        let folder = match &ways.share {
+            Some(_) => Folder::Shared,
+            None => Folder::None,
         };
         Self {
             sessions,
@@ -97,8 +122,9 @@ impl Tools {
             definitions: config
                 .tools
                 .iter()
-                .map(|name| (*name, Definition::of(*name, pools)))
+                .map(|name| (*name, Definition::offering(*name, pools, folder)))
                 .collect(),
+            ways,
             in_flight: Arc::new(Semaphore::new(config.limits.calls)),
             handed_back: Mutex::default(),
             config,
@@ -171,6 +197,10 @@ impl Tools {
         let done = match request {
             Request::Execute(execute) => self.execute(&call, execute).await,
             Request::Upload { path, content, mode } => self.upload(&call, &path, content, mode).await,
+            Request::UploadLink { path } => self.upload_link(&call, &path).await,
+            Request::UploadFrom { path, source } => self.upload_from(&call, &path, source).await,
+            Request::DownloadLink { path } => self.download_link(&call, &path).await,
+            Request::DownloadTo { path, save_to } => self.download_to(&call, &path, save_to).await,
             Request::List { path, depth } => self.list(&call, &path, depth).await,
             Request::Download(download) => self.download(&call, &download).await,
             Request::ListRuns => self.list_runs(&call).await,

@@ -11,11 +11,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Isolation, PoolSpec, census::BootFault, claim::Custody, ledger::Boot, room::Room, sentence::Created,
+    Isolation, PoolSpec, census::BootFault, claim::Custody, ledger::Boot, room::Room, seed::SeedError,
+    sentence::Created,
 };
 use crate::{
     engine::{Engine, EngineError},
-    guest::{Guest, GuestError, Lost},
+    guest::{Guest, GuestError, Lost, Upload},
     sandbox::SandboxSpec,
 };
 
@@ -97,6 +98,8 @@ pub(super) enum BootError {
     Guest(#[from] GuestError),
     #[error("its agent could not get ready: {0}")]
     Agent(String),
+    #[error(transparent)]
+    Seed(#[from] SeedError),
     #[error("it does not prove that it runs under gVisor: its kernel says {0:?}")]
     NotIsolated(String),
     #[error("it was not ready within {seconds} s: {step} took too long")]
@@ -115,7 +118,7 @@ impl BootError {
             Self::Engine(_) => BootFault::Engine,
             Self::NoRoom(_) => BootFault::NoRoom,
             Self::NoMemory { .. } => BootFault::NoMemory,
-            Self::Guest(_) | Self::Agent(_) => BootFault::Agent,
+            Self::Guest(_) | Self::Agent(_) | Self::Seed(_) => BootFault::Agent,
             Self::NotIsolated(_) => BootFault::Isolation,
             Self::Deadline { .. } => BootFault::Deadline,
             Self::Cancelled | Self::Broken | Self::NoCustody => BootFault::Cancelled,
@@ -131,6 +134,7 @@ impl BootError {
             | Self::NoMemory { .. }
             | Self::Guest(_)
             | Self::Agent(_)
+            | Self::Seed(_)
             | Self::NotIsolated(_)
             | Self::Deadline { .. }
             | Self::Cancelled
@@ -211,6 +215,11 @@ impl Order {
         progress.step = "starting its kernels";
         let hello = ready(&guest, deadline).await?;
         prove_isolation(&hello, self.spec.isolation)?;
+        if let Some(seed) = &self.spec.seed {
+            progress.step = "filling its work directory";
+            seed.check().await?;
+            guest.unpack(Upload::stream(seed.archive())).await?;
+        }
         Ok(guest)
     }
 

@@ -12,7 +12,8 @@ use greenroom::{
     config::{Inputs, Loaded},
     conversation::{Principal, Secret},
     engine::Engine as _,
-    mcp::{Answered, Endpoint, Mcp},
+    links::Links,
+    mcp::{Answered, Endpoint, Mcp, Ways},
     metrics::Metrics,
 };
 use http::{Request, Response, StatusCode};
@@ -44,12 +45,15 @@ impl Front {
             let pool = &config.pools[&config.default_pool];
             (spec.max, spec.idle, spec.lifetime) = (pool.max, pool.idle, pool.lifetime);
         });
-        let mcp = Mcp::new(
-            config,
-            Secret::new([7; 32]),
-            server.sessions.clone(),
-            Metrics::new(),
+        let (secret, sessions) = (Secret::new([7; 32]), server.sessions.clone());
+        let links = Links::new(
+            secret.clone(),
+            sessions.clone(),
+            config.links.clone(),
+            greenroom::http::door,
         );
+        let ways = Ways { links, share: None };
+        let mcp = Mcp::new(config, secret, sessions, ways, Metrics::new());
         let endpoint = mcp.endpoint();
         Self {
             server,

@@ -20,8 +20,11 @@ use super::{
 };
 
 /// A deletion works for this long at a time: a run that begins or ends waits longer than that for its look
-/// at what changed, and all that others ask of the files process goes in between.
+/// at what changed, and all that others ask of the files process goes in between. On a busy machine it takes
+/// as long as half a batch does, so that reading the names again does not come to more than deleting them …
 const SLICE: Duration = Duration::from_millis(200);
+/// … but never longer than this.
+const LONGEST_SLICE: Duration = Duration::from_secs(1);
 /// Folders inside folders that are open at a time. What lies deeper is moved up first, so that neither
 /// descriptors nor the stack bound the depth that can be deleted.
 const OPEN_FOLDERS: usize = 32;
@@ -65,8 +68,9 @@ pub(super) fn delete(beneath: &Beneath, path: &WorkPath, before: u64) -> Result<
     let mut removal = Removal {
         top: &top,
         count: before,
+        enough: before + BATCH as u64 / 2,
         hoisted: 0,
-        until: Instant::now() + SLICE,
+        started: Instant::now(),
     };
     let emptied = removal
         .empty(top.as_fd(), OPEN_FOLDERS)
@@ -90,8 +94,10 @@ pub(super) fn delete(beneath: &Beneath, path: &WorkPath, before: u64) -> Result<
 struct Removal<'a> {
     top: &'a OwnedFd,
     count: u64,
+    /// The count from which the slice may end.
+    enough: u64,
     hoisted: u64,
-    until: Instant,
+    started: Instant,
 }
 
 enum Stopped {
@@ -100,6 +106,11 @@ enum Stopped {
 }
 
 impl Removal<'_> {
+    fn is_over(&self) -> bool {
+        let worked = self.started.elapsed();
+        worked > LONGEST_SLICE || (worked > SLICE && self.count >= self.enough)
+    }
+
     /// Deletes everything in a folder. Each batch of names is gone, or an error, before the next is read,
     /// so this ends; a guest that makes files as fast as they are deleted runs out of slices.
     fn empty(&mut self, folder: BorrowedFd<'_>, levels: usize) -> Result<(), Stopped> {
@@ -109,7 +120,7 @@ impl Removal<'_> {
                 return Ok(());
             }
             for name in names {
-                if Instant::now() > self.until {
+                if self.is_over() {
                     return Err(Stopped::OutOfTime);
                 }
                 match unlinkat(folder, name.as_slice(), AtFlags::empty()) {
@@ -131,7 +142,7 @@ impl Removal<'_> {
                 self.hoisted += 1;
                 let up = format!("{PART_PREFIX}{}-{}", std::process::id(), self.hoisted);
                 match renameat(parent, name, self.top, up.as_str()) {
-                    Err(Errno::NOTEMPTY | Errno::EXIST) if Instant::now() <= self.until => {}
+                    Err(Errno::NOTEMPTY | Errno::EXIST) if !self.is_over() => {}
                     Err(Errno::NOTEMPTY | Errno::EXIST) => return Err(Stopped::OutOfTime),
                     outcome => return outcome.map_err(Stopped::Error),
                 }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     agent::Shared,
     files::{ByteRange, Depth, WriteMode},
-    lease::Lease,
+    lease::{Lease, LeaseError},
 };
 
 /// `GET /files`: a look, which does not touch the idle clock.
@@ -55,6 +55,20 @@ pub(super) async fn one(
         }
         _ => Err(refuse(RefusalKind::NotFound, "there is no such route")),
     }
+}
+
+/// `PUT /archive`: the one transfer that a sandbox takes before it is anybody's.
+pub(super) async fn unpack(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refused> {
+    let _activity = match shared.tenure.open() {
+        Ok(activity) => Some(activity),
+        Err(LeaseError::Unbound) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let body = BodyDataStream::new(request.into_body());
+    json(StatusCode::OK, &shared.files.unpack(body).await?)
 }
 
 async fn write(

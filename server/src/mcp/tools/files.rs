@@ -155,7 +155,11 @@ impl Tools {
 }
 
 /// Bytes of a part of a file, and how large the whole is.
-async fn part(guest: &Guest, path: &WorkPath, range: Range<u64>) -> Result<(u64, Vec<u8>), Failure> {
+pub(super) async fn part(
+    guest: &Guest,
+    path: &WorkPath,
+    range: Range<u64>,
+) -> Result<(u64, Vec<u8>), Failure> {
     let limit = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
     let read = async {
         let read = guest.read_file(path.as_str(), range).await?;
@@ -165,7 +169,7 @@ async fn part(guest: &Guest, path: &WorkPath, range: Range<u64>) -> Result<(u64,
 }
 
 /// A failure that says which path it is about.
-fn about(path: &WorkPath, failure: Failure) -> Failure {
+pub(super) fn about(path: &WorkPath, failure: Failure) -> Failure {
     if failure.text.contains(path.as_str()) {
         return failure;
     }
