@@ -1,7 +1,7 @@
 //! The command line: what can be typed, and where the configuration is found.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -46,11 +46,14 @@ pub(crate) enum Command {
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<String>,
     },
-    /// Serves MCP over standard input and output
+    /// Serves MCP over standard input and output, by the Greenroom that runs or one that it starts in the background
     Stdio {
         /// The conversation that this process is for
         #[arg(long, value_name = "ID")]
         conversation: Option<String>,
+        /// Does without another process: everything ends with this one, but for the conversations' sandboxes
+        #[arg(long)]
+        embedded: bool,
         /// A folder of this machine that the tools may copy files from, and new files to
         #[arg(long, value_name = "DIR")]
         share: Option<PathBuf>,
@@ -79,6 +82,9 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// What `stdio` starts: serves processes until none has been there for a while
+    #[command(hide = true)]
+    Background,
     /// Checks that everything works, by booting one sandbox
     Doctor,
     /// Prints the configuration in force, with the source of each value
@@ -150,6 +156,20 @@ impl Cli {
 }
 
 impl Settings {
+    /// The same settings, for a process that this one starts.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let config = self.config.iter().flat_map(|path| {
+            // It is started in another folder.
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            [OsString::from("--config"), path.into_os_string()]
+        });
+        let set = self
+            .set
+            .iter()
+            .flat_map(|(key, value)| ["--set".into(), format!("{key}={value}").into()]);
+        config.chain(set).collect()
+    }
+
     /// The file that was named has to be there; the ones that are looked for need not.
     ///
     /// Not the working directory: hosts start `greenroom stdio` in the folder that they work on, and what a

@@ -38,7 +38,9 @@ pub struct Config {
     pub errors: ErrorStyle,
     /// `patience`: how long a call waits for its run before it is handed back as a background run.
     pub patience: Duration,
-    /// `state_dir`: the secret, and later keys, socket and logs.
+    /// `stdio_linger`: how long a server that `greenroom stdio` started stays when its last process has ended.
+    pub stdio_linger: Duration,
+    /// `state_dir`: the secret, the socket for `greenroom stdio`, its log, and later keys.
     pub state_dir: PathBuf,
     /// `secret_file`: where the deployment's secret lies, if not in the state directory.
     pub secret_file: Option<PathBuf>,

@@ -29,6 +29,7 @@
 //! | [`guest`] | HTTP/2 to an agent; everything from inside is bounded here |
 //! | [`engine`] | the seam to what makes sandboxes, and Docker behind it |
 //! | [`mcp`] | tools, which conversation a call belongs to, answers, transports |
+//! | [`attach`] | `greenroom stdio` and the server that it attaches to, over a unix socket |
 //! | [`links`] | files in and out by signed addresses, past the model |
 //! | [`copy`] | `greenroom cp`: the same without a server |
 //! | [`share`] | the one folder of this machine that stdio may copy from and to |
@@ -57,6 +58,7 @@
 //! here owns a bound sandbox: it belongs to its conversation and ends itself; a server holds channels only, and
 //! can be killed at any moment.
 
+pub mod attach;
 pub mod config;
 pub mod conversation;
 pub mod copy;

@@ -11,18 +11,19 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use greenroom::{
+    attach::{self, AttachError, Attachment, Socket, Start},
     config::{Config, Loaded, LogFormat},
     conversation::ConversationId,
     copy::copy,
-    doctor,
+    doctor, mcp,
     operator::{self, Broom, Format},
-    serve::Server,
+    serve::{self, Server},
     share::Share,
 };
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
-use self::cli::{Cli, Command, SessionsCommand};
+use self::cli::{Cli, Command, SessionsCommand, Settings};
 
 /// The command line or the configuration is wrong: `EX_USAGE`.
 const WRONG: u8 = 64;
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
             return ExitCode::from(WRONG);
         }
     };
-    match run(cli.command, loaded) {
+    match run(cli, loaded) {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("{error:#}"));
@@ -57,7 +58,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, loaded: Loaded) -> Result<ExitCode> {
+fn run(Cli { settings, command }: Cli, loaded: Loaded) -> Result<ExitCode> {
     match command {
         Command::Version => print(&format!("greenroom {}\n", env!("CARGO_PKG_VERSION")))?,
         Command::Config => print(&loaded.to_toml())?,
@@ -95,22 +96,83 @@ fn run(command: Command, loaded: Loaded) -> Result<ExitCode> {
             log(&loaded.config)?;
             runtime()?.block_on(async { Server::start(Arc::new(loaded.config)).await?.http().await })?;
         }
-        Command::Stdio { conversation, share } => {
+        Command::Background => {
+            log(&loaded.config)?;
+            if let Err(error) = attach::detach() {
+                tracing::debug!(%error, "the terminal is not left");
+            }
+            let config = Arc::new(loaded.config);
+            runtime()?.block_on(background(config))?;
+        }
+        Command::Stdio {
+            conversation,
+            embedded,
+            share,
+        } => {
             log(&loaded.config)?;
             let conversation = conversation
                 .map(|id| ConversationId::parse(&id))
                 .transpose()
                 .context("--conversation")?;
             let share = share.as_deref().map(Share::open).transpose().context("--share")?;
-            runtime()?.block_on(async {
-                Server::sharing(Arc::new(loaded.config), share)
-                    .await?
-                    .stdio(conversation)
-                    .await
-            })?;
+            // A folder is shared by the process that was told so, not by one that others share.
+            let alone = embedded || share.is_some();
+            if alone || !attached(&settings, &loaded.config, conversation.clone())? {
+                runtime()?.block_on(async {
+                    Server::sharing(Arc::new(loaded.config), share)
+                        .await?
+                        .stdio(conversation)
+                        .await
+                })?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn background(config: Arc<Config>) -> Result<()> {
+    match Socket::bind(&config.state_dir)? {
+        Some(socket) => Ok(Server::start(config).await?.background(socket).await?),
+        // Another one was quicker, and serves whoever wanted this one.
+        None => Ok(()),
+    }
+}
+
+/// Serves the host by the Greenroom that runs. False: that is another one than this process was asked to be, and
+/// nothing has been read yet.
+fn attached(settings: &Settings, config: &Config, conversation: Option<ConversationId>) -> Result<bool> {
+    let secret = serve::secret(config)?;
+    let mut arguments = settings.arguments();
+    arguments.push("background".into());
+    let attachment = Attachment {
+        start: Start {
+            state_dir: config.state_dir.clone(),
+            program: std::env::current_exe().context("this program cannot be found")?,
+            arguments,
+        },
+        digest: attach::digest(config, &secret),
+        conversation,
+        carrier: mcp::mint(&secret)?,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no thread could be started")?;
+    let relayed = runtime.block_on(attach::relay(
+        &attachment,
+        tokio::io::stdin(),
+        tokio::io::stdout(),
+    ));
+    // A read of standard input cannot be taken back, and must not keep the process.
+    runtime.shutdown_background();
+    match relayed {
+        Ok(()) => Ok(true),
+        Err(AttachError::Refused(reason)) => {
+            tracing::warn!(%reason, "this process serves its host by itself");
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn runtime() -> Result<Runtime> {

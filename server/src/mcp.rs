@@ -26,18 +26,24 @@ mod transcript;
 mod transports;
 mod watch;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rmcp::ServerHandler;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
     conversation::BadConversation,
     endpoint::{Answered, Endpoint},
     sse::Sse,
+    stdio::Attached,
     tools::Ways,
 };
-use self::{tools::Tools, transports::Transports};
+use self::{minted::Mint, tools::Tools, transports::Transports};
 use crate::{
     config::Config,
     conversation::{ConversationId, Secret},
@@ -51,6 +57,16 @@ use crate::{
 /// [`BadConversation`].
 pub fn typed(secret: &Secret, id: &ConversationId) -> Result<(ConversationId, Provenance), BadConversation> {
     conversation::typed(secret, id)
+}
+
+/// An id for a process that stands for a conversation.
+///
+/// # Errors
+/// The operating system gave no random bytes.
+pub fn mint(secret: &Secret) -> io::Result<ConversationId> {
+    Mint::new(secret.clone())
+        .mint(SystemTime::now())
+        .map_err(io::Error::other)
 }
 
 /// The MCP server of this process. Clones share it.
@@ -106,7 +122,28 @@ impl Mcp {
     /// Standard input or output cannot be used.
     pub async fn stdio(&self, conversation: Option<ConversationId>) -> io::Result<()> {
         let (closing, streams) = (self.closing.clone(), self.streams.clone());
-        stdio::serve(Arc::clone(&self.tools), conversation, closing, streams).await
+        stdio::own(Arc::clone(&self.tools), conversation, closing, streams).await
+    }
+
+    /// The tools for a process that is attached to this one, until it ends or [`close`](Self::close) is called. What
+    /// is in flight when it ends was not cancelled by it.
+    ///
+    /// # Errors
+    /// It says nothing that can be answered.
+    pub async fn attached(
+        &self,
+        attached: Attached,
+        input: impl AsyncRead + Send + Unpin + 'static,
+        output: impl AsyncWrite + Send + Unpin + 'static,
+    ) -> io::Result<()> {
+        let (closing, stop) = (self.closing.child_token(), self.streams.child_token());
+        stdio::serve(Arc::clone(&self.tools), attached, (input, output), closing, stop).await
+    }
+
+    /// Reads an id that a process of this deployment minted for itself.
+    #[must_use]
+    pub fn minted(&self, id: &str) -> Option<ConversationId> {
+        self.tools.resolver().genuine(id)
     }
 
     /// Waits until no call is in flight, at most for `grace`, then ends every stream. Runs are left alone.

@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    attach::{self, Attending, Socket, SocketError},
     config::{Config, EngineKind, PoolConfig},
     conversation::{ConversationId, PoolName, Secret, hex},
     engine::{Engine, EngineError, docker::DockerEngine},
@@ -35,6 +36,8 @@ pub struct Server {
     mcp: Mcp,
     links: Links,
     secret: Secret,
+    /// What a process that attaches must be configured like.
+    digest: String,
     _sweep: Sweep,
 }
 
@@ -63,6 +66,9 @@ pub enum ServeError {
     /// Standard input or output.
     #[error("standard input and output cannot be used: {0}")]
     Stdio(#[source] io::Error),
+    /// The socket for other processes.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// Signals.
     #[error("signals cannot be waited for: {0}")]
     Signals(#[source] io::Error),
@@ -107,6 +113,7 @@ impl Server {
             })
             .collect();
         let sessions = Sessions::new(secret.clone(), engine, pools.iter().cloned());
+        let digest = attach::digest(&config, &secret);
         let links = Links::new(secret.clone(), sessions.clone(), config.links.clone(), http::door);
         let ways = Ways {
             links: links.clone(),
@@ -126,6 +133,7 @@ impl Server {
             mcp,
             links,
             secret,
+            digest,
             _sweep: sweep,
         })
     }
@@ -174,10 +182,54 @@ impl Server {
         };
         let served = http.start(app, &self.config);
         tracing::info!("MCP is at http://{address}/mcp");
+        let attending = self.attend_if_free();
         stop.cancelled().await;
         tracing::info!("shutting down; a second signal ends it at once");
+        if let Some(mut attending) = attending {
+            attending.stop_accepting().await;
+        }
         self.close(Some(served)).await;
         Ok(())
+    }
+
+    /// Serves the processes that attach, until none has been attached for as long as is configured.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub async fn background(self, socket: Socket) -> Result<(), ServeError> {
+        let stop = signals()?;
+        let mut attending = self.attend(socket);
+        tracing::info!("processes may attach");
+        tokio::select! {
+            () = stop.cancelled() => tracing::info!("shutting down"),
+            () = attending.deserted(self.config.stdio_linger) => tracing::info!("nobody is attached any more"),
+        }
+        attending.stop_accepting().await;
+        self.close(None).await;
+        Ok(())
+    }
+
+    fn attend(&self, socket: Socket) -> Attending {
+        socket.serve(
+            self.mcp.clone(),
+            self.digest.clone(),
+            self.config.limits.connections,
+        )
+    }
+
+    /// Processes may attach to a server that serves HTTP, too, unless they have one.
+    fn attend_if_free(&self) -> Option<Attending> {
+        match Socket::bind(&self.config.state_dir) {
+            Ok(Some(socket)) => Some(self.attend(socket)),
+            Ok(None) => {
+                tracing::info!("another Greenroom serves the processes of `greenroom stdio`");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, "`greenroom stdio` cannot attach to this server");
+                None
+            }
+        }
     }
 
     /// Serves standard input and output until the input is over, or a signal says that it is enough.
@@ -217,7 +269,11 @@ impl Server {
     }
 }
 
-pub(crate) fn secret(config: &Config) -> Result<Secret, StateError> {
+/// The deployment's secret.
+///
+/// # Errors
+/// [`StateError`].
+pub fn secret(config: &Config) -> Result<Secret, StateError> {
     match &config.secret_file {
         Some(file) => state_dir::read(file),
         None => StateDir::open(&config.state_dir)?.secret(),

@@ -42,6 +42,47 @@ async fn an_open_stream_is_never_silent_for_long() {
     front.end(&engine).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_modern_call_without_progress_is_not_silent_either() {
+    let engine = FakeEngine::new();
+    let front = Front::start(&engine, "one");
+    front.run("asks-for-no-progress", "result 1").await;
+    let code = json!({ "conversation_id": "asks-for-no-progress", "code": "wait 40000\nresult 7" });
+    let (parts, body) = modern("execute_code", code).into_parts();
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    let silent = body.replace("\"progressToken\":\"p\"", "\"quiet\":true");
+    assert_ne!(silent, body);
+    let started = Instant::now();
+    let response = front.send(Request::from_parts(parts, silent.into())).await;
+    assert_eq!(
+        started.elapsed().as_secs(),
+        15,
+        "the stream is opened before the answer is there"
+    );
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut body = response.into_body();
+    let (mut comments, mut text) = (0, String::new());
+    while let Some(frame) = body.frame().await {
+        let data = frame.unwrap().into_data().unwrap();
+        if data.starts_with(b":") {
+            comments += 1;
+        } else {
+            text.push_str(std::str::from_utf8(&data).unwrap());
+        }
+    }
+    assert_eq!(comments, 2, "{text}");
+    let answer: serde_json::Value = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .find_map(|data| serde_json::from_str(data).ok())
+        .unwrap();
+    assert_eq!(
+        answer["result"]["_meta"]["greenroom/result"]["result"], "7",
+        "{text}"
+    );
+    front.end(&engine).await;
+}
+
 /// Bound sandboxes that run.
 async fn running(engine: &FakeEngine) -> usize {
     let all = engine.list().await.unwrap();

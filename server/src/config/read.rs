@@ -124,6 +124,7 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
         tools: from.take("tools", Tools(ToolName::STANDARD.to_vec())).0,
         errors: from.take("errors", ErrorStyle::Result),
         patience: patience(from),
+        stdio_linger: from.take("stdio_linger", 10 * MINUTE),
         state_dir: from.take("state_dir", default_state_dir(inputs)),
         secret_file: from.take("secret_file", None),
         agent: from.take("agent", None),

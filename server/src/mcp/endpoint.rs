@@ -3,20 +3,15 @@
 //! rmcp serves sessions or statelessness, and is strict about either; clients omit, forget and renew session ids.
 //! So two services stand side by side over the same tools, and each request goes to the one that can serve it.
 
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+mod body;
+
+use std::{convert::Infallible, future::ready, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{
     HeaderMap, Method, Request, Response, StatusCode,
     header::{ALLOW, CONTENT_TYPE},
 };
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
 use rmcp::{
     ServerHandler,
@@ -26,9 +21,12 @@ use rmcp::{
     },
 };
 use serde::Deserialize;
-use tokio::time::{Instant, Sleep, sleep};
+use serde_json::json;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+pub use self::body::Answered;
+pub(super) use self::body::{COMMENT, KEEP_ALIVE};
 use super::{
     caller::Delivery,
     service::{Door, Service},
@@ -42,13 +40,6 @@ const VERSION_HEADER: &str = "mcp-protocol-version";
 /// The era without `initialize` and sessions.
 const MODERN: &str = "2026-07-28";
 
-/// An open stream says something at least this often, or proxies and clients take it for dead. It is ours and not
-/// rmcp's, whose timer mixes two clocks and so cannot be tested on the paused one.
-pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
-/// What it says: a comment, which no client shows.
-pub(super) const COMMENT: &[u8] = b":\n\n";
-
 /// The endpoint. Clones share it.
 #[derive(Clone)]
 pub struct Endpoint {
@@ -60,8 +51,10 @@ pub struct Endpoint {
 type Served = Response<BoxBody<Bytes, Infallible>>;
 
 /// One of rmcp's services, whatever handler it has.
-type Serving =
-    Arc<dyn Fn(Request<Full<Bytes>>) -> Pin<Box<dyn Future<Output = Served> + Send>> + Send + Sync>;
+type Serving = Arc<dyn Fn(Request<Full<Bytes>>) -> Answering + Send + Sync>;
+
+/// An answer on its way.
+type Answering = Pin<Box<dyn Future<Output = Served> + Send>>;
 
 fn serving<H, M>(handler: H, sessions: Arc<M>, config: StreamableHttpServerConfig) -> Serving
 where
@@ -146,28 +139,39 @@ impl Endpoint {
         {
             self.transports.delete(id);
         }
+        let sent = claims_json(request.headers()).then(|| request.body().clone());
         let delivery = Delivery::default();
         request.extensions_mut().insert(delivery.clone());
         request.extensions_mut().insert(principal.clone());
         let request = request.map(Full::new);
-        let response = match route {
-            Route::Sessions => (self.with_sessions)(request).await,
-            Route::Stateless => (self.stateless)(request).await,
-            Route::NoSession => plain(StatusCode::NOT_FOUND, "Not Found: Session not found"),
-            Route::NotAllowed => plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
+        let mut answering = match route {
+            Route::Sessions => (self.with_sessions)(request),
+            Route::Stateless => (self.stateless)(request),
+            Route::NoSession => Box::pin(ready(plain(
+                StatusCode::NOT_FOUND,
+                "Not Found: Session not found",
+            ))),
+            Route::NotAllowed => Box::pin(ready(plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))),
+        };
+        // Modern calls without progress say nothing at all until they are answered, not even that they were received.
+        let response = tokio::select! {
+            biased;
+            response = &mut answering => response,
+            () = sleep(KEEP_ALIVE) => return Answered::late(answering, delivery),
+        };
+        // What rmcp calls an unsupported media type although it says that it is JSON.
+        let response = match sent {
+            Some(body) if response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE => no_message(&body),
+            _ => response,
         };
         if let Some(id) = header(response.headers(), HEADER) {
             self.transports.own(id, principal);
         }
-        let streams = header(response.headers(), CONTENT_TYPE.as_str()) == Some("text/event-stream");
-        response.map(|body| Answered {
-            body,
-            delivery,
-            silence: streams.then(|| Box::pin(sleep(KEEP_ALIVE))),
-        })
+        Answered::prompt(response, delivery)
     }
 }
 
+/// A header's text.
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
@@ -218,6 +222,26 @@ fn opens(body: &[u8]) -> bool {
     named.is_some() || matches!(message.method.as_deref(), Some("initialize" | "server/discover"))
 }
 
+fn claims_json(headers: &HeaderMap) -> bool {
+    header(headers, CONTENT_TYPE.as_str()).is_some_and(|kind| kind.starts_with("application/json"))
+}
+
+/// The answer to a body that is no message: no JSON, or JSON that says nothing.
+fn no_message(body: &[u8]) -> Served {
+    let error = match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
+        Err(error) => {
+            json!({ "code": -32700, "message": format!("Parse error: the body is no JSON: {error}") })
+        }
+        Ok(_) => json!({ "code": -32600, "message": "Invalid Request: the body is no JSON-RPC message" }),
+    };
+    let text = json!({ "jsonrpc": "2.0", "id": null, "error": error }).to_string();
+    let mut response = Response::new(Full::new(Bytes::from(text)).boxed());
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let json = http::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
 pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<BoxBody<Bytes, Infallible>> {
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())).boxed());
     *response.status_mut() = status;
@@ -232,51 +256,6 @@ pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<BoxBody<
 impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Endpoint").finish_non_exhaustive()
-    }
-}
-
-/// A response's body. Once its end has been asked for, all before it is written out, and the news in it is told.
-#[derive(Debug)]
-pub struct Answered {
-    body: BoxBody<Bytes, Infallible>,
-    delivery: Delivery,
-    /// Until the next comment, in a stream of events.
-    silence: Option<Pin<Box<Sleep>>>,
-}
-
-impl Body for Answered {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        let frame = match (polled, &mut self.silence) {
-            (Poll::Ready(frame), _) => frame,
-            (Poll::Pending, None) => return Poll::Pending,
-            (Poll::Pending, Some(silence)) => {
-                ready!(silence.as_mut().poll(context));
-                Some(Ok(Frame::data(Bytes::from_static(COMMENT))))
-            }
-        };
-        if frame.is_none() {
-            self.delivery.arrived();
-        }
-        if let Some(silence) = &mut self.silence {
-            silence.as_mut().reset(Instant::now() + KEEP_ALIVE);
-        }
-        Poll::Ready(frame)
-    }
-
-    /// Never, so that the end is always asked for.
-    fn is_end_stream(&self) -> bool {
-        false
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -8,11 +8,11 @@ use http::request::Parts;
 use rmcp::{
     ErrorData, Peer, RoleServer, ServerHandler,
     model::{
-        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation,
-        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, MetaObject,
-        PaginatedRequestParams, ProgressNotificationParam, ProgressToken, ProtocolVersion,
-        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, Tool,
-        ToolAnnotations,
+        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, CustomRequest,
+        CustomResult, ErrorCode, Implementation, ListResourceTemplatesResult, ListResourcesResult,
+        ListToolsResult, MetaObject, PaginatedRequestParams, ProgressNotificationParam, ProgressToken,
+        ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
+        Tool, ToolAnnotations,
     },
     service::RequestContext,
 };
@@ -158,6 +158,31 @@ impl ServerHandler for Service {
         let asked = self.asked(&context, parts, carrier.as_deref());
         let read = Box::pin(resources::read(&self.tools, &asked, &request)).await?;
         Ok(read.into())
+    }
+
+    /// What rmcp could not read as a request that it knows: an unknown method, or a known one with parameters of the
+    /// wrong types.
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        const KNOWN: [&str; 7] = [
+            "initialize",
+            "resources/list",
+            "resources/read",
+            "ping",
+            "server/discover",
+            "tools/call",
+            "tools/list",
+        ];
+        let method: String = request.method.chars().take(64).collect();
+        Err(if KNOWN.contains(&method.as_str()) {
+            let message = format!("the parameters of {method} are not of the types that it takes");
+            ErrorData::invalid_params(message, None)
+        } else {
+            ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None)
+        })
     }
 
     async fn call_tool(
