@@ -5,6 +5,7 @@
 
 mod files;
 mod latency;
+mod load;
 mod report;
 mod resources;
 
@@ -30,6 +31,8 @@ async fn main() -> Result<()> {
     };
     let mut report = Report::default();
     latency::hot(&mut report, effort).await?;
+    load::processes(&mut report, effort).await?;
+    load::many(&mut report, effort).await?;
     latency::fresh(&mut report, effort).await?;
     latency::useful(&mut report, effort).await?;
     latency::boots(&mut report, effort).await?;
