@@ -140,3 +140,25 @@ killed > 0
     client.close().await?;
     greenroom.finish().await
 }
+
+/// Folders are watched while runs are at work, and gVisor once let a call wait for itself where that watch fired.
+#[tokio::test]
+async fn folders_made_in_folders_hold_nothing_up() -> Result<()> {
+    let greenroom = Greenroom::start(&Config::default()).await?;
+    let client = greenroom.client(Era::Modern).await?;
+    let id = "makes-folders-in-folders";
+    for code in [
+        "mkdir mod && echo 'answer = 42' > mod/tool.py",
+        "mkdir mod/a && mkdir mod/a/b",
+        "mkdir mod/a/b/c && touch mod/a/b/c/file",
+        "mv mod/a/b/c/file mod/a/b/c/other && rmdir mod/a/b/c 2>/dev/null; rm -r mod/a; echo gone",
+    ] {
+        let answer = client.bash(id, code).await?;
+        assert_eq!(answer.status(), "ok", "{}", answer.text);
+    }
+    // Python keeps what it compiles in a folder that it makes beside a module.
+    let import = client.python(id, "from mod import tool; tool.answer").await?;
+    assert_eq!(import.result(), "42", "{}", import.text);
+    client.close().await?;
+    greenroom.finish().await
+}

@@ -68,6 +68,8 @@ struct Folder {
     files: BTreeMap<Vec<u8>, Seen>,
     /// With their inodes, so that one that took another's place is noticed.
     folders: BTreeMap<Vec<u8>, u64>,
+    /// Keeps the folder known to the kernel for as long as it is watched.
+    held: Option<OwnedFd>,
 }
 
 /// A file as it was last seen. The guest can set all of it back but the last change of the inode.
@@ -182,9 +184,13 @@ impl Journal {
         if self.folders.len() >= FOLDERS {
             return None;
         }
+        // Opened before it is watched, and held for as long as it is: gVisor drops a folder that only a watch refers
+        // to when that watch fires, in the middle of the call that made it fire, and a mkdir then waits for itself
+        // for ever.
+        let opened = beneath.folder(segments).ok()?;
         // The watch comes before the look: what happens in between is then seen twice, not missed.
         let watch = self.watch(beneath, segments)?;
-        let now = look(beneath, segments, watch, ENTRIES - self.entries)?;
+        let now = look(opened, segments, watch, ENTRIES - self.entries)?;
         if known.watch != watch {
             // It has fired, or belongs to a folder whose place another has taken.
             self.watches.remove(&known.watch);
@@ -282,8 +288,7 @@ enum Leaving {
 }
 
 /// Reads a folder; `None` where it has more than `room` files, or cannot be read.
-fn look(beneath: &Beneath, segments: &Segments, watch: i32, room: usize) -> Option<Folder> {
-    let opened = beneath.folder(segments).ok()?;
+fn look(opened: OwnedFd, segments: &Segments, watch: i32, room: usize) -> Option<Folder> {
     let path = shown_path(segments);
     let mut folder = Folder {
         watch,
@@ -311,6 +316,7 @@ fn look(beneath: &Beneath, segments: &Segments, watch: i32, room: usize) -> Opti
             folder.files.insert(name.to_vec(), Seen::of(&stat));
         }
     }
+    folder.held = Some(opened);
     Some(folder)
 }
 
