@@ -32,7 +32,7 @@ async fn download_link(client: &Client, id: &str, path: &str) -> Result<String> 
 #[tokio::test]
 async fn a_person_uploads_by_a_link_that_is_good_once_on_any_server() -> Result<()> {
     let greenroom = Greenroom::start(&Config::default()).await?;
-    let twin = greenroom.twin(&Config::default()).await?;
+    let mut twin = greenroom.twin(&Config::default()).await?;
     let client = greenroom.client(Era::Modern).await?;
     let http = reqwest::Client::new();
     let id = "uploads-by-a-link";
@@ -85,7 +85,7 @@ async fn a_person_uploads_by_a_link_that_is_good_once_on_any_server() -> Result<
     let token = link.split('/').nth(4).context("a token")?;
     assert!(!log.contains(token), "a link is a secret");
     client.close().await?;
-    drop(twin);
+    twin.stop().await?;
     greenroom.finish().await
 }
 
@@ -129,7 +129,8 @@ async fn a_person_downloads_by_a_link_in_ranges_and_nothing_runs() -> Result<()>
         assert_eq!(part.text().await?, body, "{range}");
     }
     let head = http.head(&link).send().await?;
-    assert_eq!((head.status(), head.content_length()), (StatusCode::OK, Some(27)));
+    assert_eq!(head.status(), StatusCode::OK);
+    assert_eq!(head.headers()[header::CONTENT_LENGTH], "27");
     assert_eq!(
         http.put(&link).body("x").send().await?.status(),
         StatusCode::METHOD_NOT_ALLOWED

@@ -117,8 +117,8 @@ async fn a_stale_agent_is_named_with_both_versions() {
     for part in [
         "0.0.9\\u{1b}[2J",
         env!("CARGO_PKG_VERSION"),
-        "protocol 2",
-        "protocol 1",
+        &format!("protocol {GENERATION}"),
+        &format!("protocol {}", GENERATION + 1),
     ] {
         assert!(text.contains(part), "{text:?} does not say {part:?}");
     }

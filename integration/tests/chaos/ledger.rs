@@ -61,6 +61,8 @@ pub(crate) struct Ledger {
     said: bool,
     /// The record of its sandbox may have been taken away, too.
     unrecorded: bool,
+    /// What ran its code may have been killed, and the answer that said so lost with its server: agents tell that once.
+    killed_inside: bool,
     /// State that was lost, and said to be.
     pub(crate) losses: usize,
 }
@@ -73,6 +75,7 @@ impl Ledger {
             unsure: 0,
             said: false,
             unrecorded: false,
+            killed_inside: false,
             losses: 0,
         }
     }
@@ -80,6 +83,11 @@ impl Ledger {
     /// Somebody removed a sandbox with its record.
     pub(crate) fn may_lose_its_record(&mut self) {
         self.unrecorded = true;
+    }
+
+    /// Somebody killed its kernels from inside.
+    pub(crate) fn may_lose_its_kernels(&mut self) {
+        self.killed_inside = true;
     }
 
     /// Takes what a call saw.
@@ -117,12 +125,14 @@ impl Ledger {
                 );
             }
             Some((known, before)) => {
-                let excused = said == Said::New && self.unrecorded;
+                let excused =
+                    (said == Said::New && self.unrecorded) || (self.killed_inside && self.unsure > 0);
                 if !(told || excused) {
                     bail!("lost {known}, {before}, has {mark}, {count}, and nobody said so ({said:?})");
                 }
                 self.losses += 1;
                 self.unrecorded &= !excused;
+                self.killed_inside = false;
             }
             None => ensure!(count <= 1 + self.unsure, "starts with {count}"),
         }

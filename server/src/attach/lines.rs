@@ -42,7 +42,12 @@ pub(super) async fn next<R: AsyncRead + Unpin>(lines: &mut Lines<R>) -> Next {
         match lines.next().await {
             Some(Ok(line)) if line.trim_ascii().is_empty() => {}
             Some(Ok(line)) => return Next::Line(line),
-            Some(Err(AnyDelimiterCodecError::MaxChunkLengthExceeded)) => return Next::TooLong,
+            Some(Err(AnyDelimiterCodecError::MaxChunkLengthExceeded)) => {
+                // The reader says once that it is over after each error, and then goes on.
+                let over = lines.next().await;
+                debug_assert!(over.is_none());
+                return Next::TooLong;
+            }
             Some(Err(AnyDelimiterCodecError::Io(_))) | None => return Next::Over,
         }
     }

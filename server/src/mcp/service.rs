@@ -165,10 +165,9 @@ impl ServerHandler for Service {
     async fn on_custom_request(
         &self,
         request: CustomRequest,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
-        const KNOWN: [&str; 7] = [
-            "initialize",
+        const KNOWN: [&str; 6] = [
             "resources/list",
             "resources/read",
             "ping",
@@ -177,7 +176,10 @@ impl ServerHandler for Service {
             "tools/list",
         ];
         let method: String = request.method.chars().take(64).collect();
-        Err(if KNOWN.contains(&method.as_str()) {
+        // The modern era has no beginning.
+        let modern = context.protocol_version() == Some(ProtocolVersion::V_2026_07_28);
+        let begins = !modern && method == "initialize";
+        Err(if begins || KNOWN.contains(&method.as_str()) {
             let message = format!("the parameters of {method} are not of the types that it takes");
             ErrorData::invalid_params(message, None)
         } else {
