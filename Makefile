@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run setup image toolchain agent build check test test-python test-clients conformance clients bench soak
+.PHONY: help run setup image image-r toolchain agent build check test test-python test-clients conformance clients bench soak
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # In CI the lock file is the law; elsewhere cargo may add a dependency that somebody has just written down.
@@ -13,7 +13,7 @@ AGENT := $(CARGO_TARGET_DIR)/$(TRIPLE)/agent/greenroom-agent
 SCRIPTS := $(wildcard scripts/*) sandbox-images/python/pin .ci/run
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: setup build ## set this host up where it is not, build, and serve MCP on http://127.0.0.1:8484/mcp
 	@exec "$(CARGO_TARGET_DIR)/release/greenroom" serve
@@ -26,6 +26,9 @@ setup: ## a Docker engine, a current runsc, the base image and the Python image:
 image: ## the base image and the Python image, again if their inputs changed
 	@scripts/base-image
 	@scripts/python-image
+
+image-r: image ## the image with R: on request, nothing else needs it
+	@scripts/r-image
 
 toolchain:
 	@command -v cargo >/dev/null || { echo "make: there is no Rust — install it with rustup (rustup.rs), then type: make $(MAKECMDGOALS)" >&2; exit 1; }

@@ -10,13 +10,14 @@ use tokio::time::Instant;
 use crate::{Effort, report::Report};
 
 /// Times one call and insists that it went well: a quick error is no measurement.
-async fn timed(client: &Client, conversation: &str, code: &str, bash: bool) -> Result<Duration> {
+async fn timed(client: &Client, conversation: &str, code: &str) -> Result<Duration> {
+    spoken(client, conversation, "python", code).await
+}
+
+/// The same in any language.
+async fn spoken(client: &Client, conversation: &str, language: &str, code: &str) -> Result<Duration> {
     let start = Instant::now();
-    let answer = if bash {
-        client.bash(conversation, code).await?
-    } else {
-        client.python(conversation, code).await?
-    };
+    let answer = client.run(conversation, language, code).await?;
     let took = start.elapsed();
     ensure!(answer.status() == "ok", "{}", answer.text);
     Ok(took)
@@ -27,16 +28,23 @@ pub(crate) async fn hot(report: &mut Report, effort: Effort) -> Result<()> {
     let greenroom = Greenroom::start(&Config::default()).await?;
     for (era, name) in [(Era::Legacy, "legacy"), (Era::Modern, "modern")] {
         let client = greenroom.client(era).await?;
-        for (language, code, bash) in [("python 1+1", "1+1", false), ("bash true", "true", true)] {
+        for (language, code, aim) in [
+            ("python", "1+1", "≤ 5 ms"),
+            ("bash", "true", "≤ 8 ms"),
+            ("typescript", "1", "≤ 60 ms"),
+        ] {
             for _ in 0..20 {
-                timed(&client, "bench-hot-calls", code, bash).await?;
+                spoken(&client, "bench-hot-calls", language, code).await?;
             }
             let mut times = Vec::new();
             for _ in 0..effort.hot {
-                times.push(timed(&client, "bench-hot-calls", code, bash).await?);
+                times.push(spoken(&client, "bench-hot-calls", language, code).await?);
             }
-            let aim = if bash { "≤ 8 ms" } else { "≤ 5 ms" };
-            report.times(format!("hot execute_code, {language}, {name}"), &times, aim);
+            report.times(
+                format!("hot execute_code, {language} {code}, {name}"),
+                &times,
+                aim,
+            );
         }
         client.close().await?;
     }
@@ -55,7 +63,7 @@ pub(crate) async fn fresh(report: &mut Report, effort: Effort) -> Result<()> {
     let mut times = Vec::new();
     for n in 0..effort.fresh {
         greenroom.wait_warm(2).await?;
-        times.push(timed(&client, &format!("bench-fresh-{n}"), "1+1", false).await?);
+        times.push(timed(&client, &format!("bench-fresh-{n}"), "1+1").await?);
     }
     report.times("first call of a new conversation, warm pool", &times, "≤ 50 ms");
     client.close().await?;
@@ -87,7 +95,7 @@ pub(crate) async fn useful(report: &mut Report, effort: Effort) -> Result<()> {
         let file =
             serde_json::json!({ "conversation_id": conversation, "path": "rows.csv", "content": rows });
         client.call("upload_file", file).await?;
-        times.push(timed(&client, &conversation, USEFUL, false).await?);
+        times.push(timed(&client, &conversation, USEFUL).await?);
     }
     report.times("first useful call (read_csv and plot)", &times, "≤ 400 ms");
     client.close().await?;
@@ -114,7 +122,7 @@ pub(crate) async fn boots(report: &mut Report, effort: Effort) -> Result<()> {
         let (mut boots, mut times) = (Vec::new(), Vec::new());
         for n in 0..effort.fresh.min(10) {
             let before = greenroom.metric(BOOT_SECONDS).await?;
-            times.push(timed(&client, &format!("bench-boot-{n}"), "1+1", false).await?);
+            times.push(timed(&client, &format!("bench-boot-{n}"), "1+1").await?);
             let boot = greenroom.metric(BOOT_SECONDS).await? - before;
             boots.push(Duration::from_secs_f64(boot));
         }
@@ -124,7 +132,7 @@ pub(crate) async fn boots(report: &mut Report, effort: Effort) -> Result<()> {
         let count = effort.fresh;
         let calls = (0..count).map(|n| {
             let client = &client;
-            async move { timed(client, &format!("bench-throughput-{n}"), "1", false).await }
+            async move { timed(client, &format!("bench-throughput-{n}"), "1").await }
         });
         try_join_all(calls).await?;
         let rate = count as f64 / start.elapsed().as_secs_f64();
@@ -148,7 +156,7 @@ pub(crate) async fn burst(report: &mut Report) -> Result<()> {
     greenroom.wait_warm(4).await?;
     let calls = (0..20).map(|n| {
         let client = &client;
-        async move { timed(client, &format!("bench-burst-{n}"), "1+1", false).await }
+        async move { timed(client, &format!("bench-burst-{n}"), "1+1").await }
     });
     let times = try_join_all(calls).await?;
     report.times("burst of 20 new conversations, warm = 4", &times, "last ≤ 20 s");

@@ -138,9 +138,17 @@ impl Client {
     /// # Errors
     /// A protocol error.
     pub async fn bash(&self, conversation: &str, code: &str) -> Result<Answer> {
+        self.run(conversation, "bash", code).await
+    }
+
+    /// Runs code of any language in a conversation.
+    ///
+    /// # Errors
+    /// A protocol error.
+    pub async fn run(&self, conversation: &str, language: &str, code: &str) -> Result<Answer> {
         self.call(
             "execute_code",
-            json!({ "conversation_id": conversation, "code": code, "language": "bash" }),
+            json!({ "conversation_id": conversation, "code": code, "language": language }),
         )
         .await
     }

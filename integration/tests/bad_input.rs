@@ -14,6 +14,9 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+/// Headers, a body, and the status and words that answer them.
+type Case<'a> = (&'a [(&'a str, &'a str)], String, u16, &'a str);
+
 /// One message to `/mcp`: headers beside the usual ones, and the body.
 async fn send(greenroom: &Greenroom, headers: &[(&str, &str)], body: String) -> Result<(StatusCode, String)> {
     let mut request = Http::new()
@@ -61,7 +64,7 @@ async fn each_mistake_gets_its_own_error() -> Result<()> {
         ("mcp-method", "tools/list"),
     ];
     let unknown = r#"{"jsonrpc":"2.0","id":1,"method":"no/such"}"#.to_owned();
-    let cases: Vec<(&[(&str, &str)], String, u16, &str)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         (&[], "{".into(), 400, "-32700"),
         (&new[..1], "\u{1f600}".into(), 400, "-32700"),
         (&[], deep, 400, "-32600"),

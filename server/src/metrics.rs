@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use greenroom_protocol::Language;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -151,7 +152,10 @@ impl Metrics {
     }
 
     /// A run ended, as its caller was told.
-    pub fn run_ended(&self, language: &'static str, status: &'static str) {
+    pub fn run_ended(&self, language: Language, status: &'static str) {
+        // What an outcome names is the guest's word: only what is known becomes a series of its own.
+        let known = Language::KNOWN.iter().find(|known| **known == language);
+        let language = known.map_or("other", Language::as_str);
         self.shared.runs.get_or_create(&Run { language, status }).inc();
     }
 
@@ -384,7 +388,7 @@ mod tests {
             observer.observe(event);
         }
         metrics.failed(FailureKind::Capacity);
-        metrics.run_ended("python", "ok");
+        metrics.run_ended(Language::Python, "ok");
         metrics.call_ended("execute_code", "new", Duration::from_millis(20));
         let in_flight = (metrics.call_begins(), metrics.connection_opens());
         drop(metrics.call_begins());

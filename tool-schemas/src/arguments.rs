@@ -23,9 +23,9 @@ pub struct Address {
 pub struct ExecuteCode {
     /// The code.
     pub code: String,
-    /// What runs it. Default: python.
+    /// What runs it: python (default), bash, javascript, typescript, or another kernel of the image.
     #[serde(default)]
-    #[schemars(with = "LanguageName")]
+    #[schemars(with = "String")]
     pub language: Option<String>,
     /// The run is interrupted after this long.
     #[serde(default, deserialize_with = "whole")]
@@ -39,15 +39,6 @@ pub struct ExecuteCode {
     #[serde(default, deserialize_with = "whole")]
     #[schemars(with = "u64", range(min = 1000, max = 200_000))]
     pub max_output_chars: Option<u64>,
-}
-
-/// The languages that every interpreter pool offers; the server forgives aliases.
-#[derive(JsonSchema)]
-#[schemars(rename_all = "lowercase", inline)]
-#[expect(dead_code, reason = "only its schema is used")]
-enum LanguageName {
-    Python,
-    Bash,
 }
 
 /// Arguments of `upload_file`.

@@ -190,7 +190,7 @@ fn addressed(mut schema: Map<String, Value>, pools: Pools) -> Map<String, Value>
 const EXECUTE_CODE: &str = "\
 Run code in this conversation's own Linux sandbox. Use it to compute, analyse data, plot, convert files or test code.
 
-Python (IPython) and bash keep their state: variables, imports, the current directory and files are there in the next call. The \
+Python (IPython), bash and JavaScript/TypeScript (Deno) keep their state: variables, imports, the current directory and files are there in the next call. The \
 last expression is shown as in a notebook. Matplotlib figures come back as images by themselves. Relative paths are in /mnt/data, \
 where the file tools work too. There is no network.
 

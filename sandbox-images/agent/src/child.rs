@@ -88,6 +88,17 @@ impl Quarters {
             })
     }
 
+    /// Where programs keep what they share, the guest's own folder first.
+    pub(crate) fn shared_data(&self) -> Vec<PathBuf> {
+        let beside = std::env::split_paths(&self.path).filter_map(|bin| Some(bin.parent()?.join("share")));
+        let mut folders = vec![self.home.join(".local/share")];
+        folders.extend(beside);
+        folders.extend(["/usr/local/share", "/usr/share"].map(PathBuf::from));
+        let mut seen = BTreeSet::new();
+        folders.retain(|folder| seen.insert(folder.clone()));
+        folders
+    }
+
     /// The conversation's directory.
     #[must_use]
     pub fn work_dir(&self) -> &Path {

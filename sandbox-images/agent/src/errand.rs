@@ -6,7 +6,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use crate::{child::Quarters, descent, files, images, output};
+use crate::{child::Quarters, descent, files, images, kernel, output};
 
 /// The first argument of this program when it is on an errand.
 pub const ERRAND: &str = "errand";
@@ -24,15 +24,18 @@ pub(crate) enum Errand {
     Unpack,
     /// `descent TAG`: ends what carries a kernel's tag.
     Descent,
+    /// `kernel SPEC`: a Jupyter kernel and the bridge to it, until either end is gone.
+    Kernel,
 }
 
 impl Errand {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Image,
         Self::Picture,
         Self::Spill,
         Self::Unpack,
         Self::Descent,
+        Self::Kernel,
     ];
 
     const fn name(self) -> &'static str {
@@ -42,6 +45,7 @@ impl Errand {
             Self::Spill => "spill",
             Self::Unpack => "unpack",
             Self::Descent => "descent",
+            Self::Kernel => "kernel",
         }
     }
 }
@@ -73,6 +77,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
             .inspect_err(|error| eprintln!("{error}"))
             .is_ok(),
         (Some(Errand::Descent), Some(tag)) => descent::errand(tag),
+        (Some(Errand::Kernel), Some(spec)) => return kernel::jupyter::errand(spec),
         _ => false,
     };
     if done {

@@ -247,7 +247,7 @@ impl Files {
     /// between, and to its end, whether or not the caller waits for it.
     ///
     /// # Errors
-    /// See [`Files`]; `TooLarge` where [`DELETE_SECS`](greenroom_protocol::limits::DELETE_SECS) were not
+    /// See [`Files`]; `TooLarge` where [`DELETE_SECS`] were not
     /// enough: the rest is still there.
     pub async fn delete(&self, path: &str) -> Result<Deleted, Refusal> {
         let path = self.parse(path)?;

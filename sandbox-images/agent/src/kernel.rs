@@ -10,17 +10,24 @@ use crate::child::Quarters;
 
 mod control;
 mod driver;
+pub(crate) mod jupyter;
 mod python;
 mod shell;
 
-/// The kernels of every image, none of them started. One whose program is missing says so when it is.
+/// The kernels of an image, none of them started: Python and bash, and what Jupyter kernels it has. One whose
+/// program is missing says so when it is.
 #[must_use]
 pub fn all(config: &AgentConfig, quarters: Quarters) -> Vec<Box<dyn Kernel>> {
     let quarters = Arc::new(quarters);
-    vec![
+    let mut kernels: Vec<Box<dyn Kernel>> = vec![
         Box::new(python::Python::kernel(config, Arc::clone(&quarters))),
-        Box::new(shell::Shell::kernel(config, quarters)),
-    ]
+        Box::new(shell::Shell::kernel(config, Arc::clone(&quarters))),
+    ];
+    let ours = [Language::Python, Language::Bash];
+    for kernel in jupyter::kernels(config, &quarters, &ours) {
+        kernels.push(Box::new(kernel));
+    }
+    kernels
 }
 
 /// A language process that the agent drives, one run at a time.

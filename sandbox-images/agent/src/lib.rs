@@ -1,7 +1,7 @@
 //! The agent: PID 1 of every sandbox, and the only program of ours inside it.
 //!
 //! ```text
-//! relay (stdio of an exec stream) ─▶ /run/greenroom/agent.sock ─▶ serve ─┬─▶ runs ──▶ kernel::{python, shell}
+//! relay (stdio of an exec stream) ─▶ /run/greenroom/agent.sock ─▶ serve ─┬─▶ runs ──▶ kernel::{python, shell, jupyter}
 //!                                                                        ├─▶ files (a child with the guest's uid)
 //!                                                                        ├─▶ tunnel
 //!                                                                        └─▶ lease ─▶ exit code

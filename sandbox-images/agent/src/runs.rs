@@ -16,6 +16,7 @@ mod owner;
 mod stop;
 
 use std::{
+    collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex},
     time::Duration,
@@ -118,19 +119,21 @@ impl Runs {
     pub(crate) fn start(kernels: Vec<Box<dyn Kernel>>, ready: &[Language], files: &Files) -> (Self, Owners) {
         let known = Arc::new(Mutex::new(Known::default()));
         let mut boot = Boot::default();
+        let offered: Vec<Language> = kernels.iter().map(|kernel| kernel.language()).collect();
+        let mut wanted = BTreeSet::new();
         for language in ready {
-            if kernels.iter().any(|kernel| kernel.language() == *language) {
-                boot.missing += 1;
-            } else {
-                boot.failed = Some(format!("there is no {language} kernel"));
+            match kernel_of(*language, &offered) {
+                Some(kernel) => drop(wanted.insert(kernel)),
+                None => boot.failed = Some(format!("there is no {language} kernel")),
             }
         }
+        boot.missing = wanted.len();
         let boot = watch::Sender::new(boot);
         let ending = watch::Sender::new(None);
         let mut owners = Owners::new();
         let mut lanes = Vec::new();
         for kernel in kernels {
-            let wanted = ready.contains(&kernel.language());
+            let wanted = wanted.contains(&kernel.language());
             let lane = Arc::new(Lane::new(kernel.language(), Arc::clone(&known)));
             let owner = Owner::new(kernel, Arc::clone(&lane), files.clone(), ending.subscribe());
             let boot = wanted.then(|| boot.clone());
@@ -177,10 +180,8 @@ impl Runs {
             Lookup::Unknown => {}
         }
         let lane = self
-            .lanes
-            .iter()
-            .find(|lane| lane.language() == request.language)
-            .ok_or_else(|| RunsError::NoKernel(format!("there is no {} kernel", request.language)))?;
+            .lane(request.language)
+            .ok_or_else(|| RunsError::NoKernel(self.no_kernel(request.language)))?;
         let run = Arc::new(Run::new(request, digest, activity));
         match lane.enqueue(&run) {
             Enqueue::Queued => {}
@@ -212,8 +213,7 @@ impl Runs {
     /// Takes a run out of the queue, or interrupts it.
     pub(crate) fn cancel(&self, id: &str) -> Result<(), RunsError> {
         let run = self.find(id)?;
-        let lane = self.lanes.iter().find(|lane| lane.language() == run.language);
-        if lane.is_some_and(|lane| lane.withdraw(&run)) {
+        if self.lane(run.language).is_some_and(|lane| lane.withdraw(&run)) {
             return Ok(());
         }
         match run.state() {
@@ -223,6 +223,29 @@ impl Runs {
                 Ok(())
             }
         }
+    }
+
+    /// The lane of a language: its own, or that of the kernel that stands in for one.
+    fn lane(&self, language: Language) -> Option<&Arc<Lane>> {
+        let kernel = kernel_of(language, &self.offered())?;
+        self.lanes.iter().find(|lane| lane.language() == kernel)
+    }
+
+    fn offered(&self) -> Vec<Language> {
+        self.lanes.iter().map(|lane| lane.language()).collect()
+    }
+
+    fn no_kernel(&self, language: Language) -> String {
+        let offered = self.offered();
+        let known = Language::KNOWN
+            .into_iter()
+            .filter(|known| kernel_of(*known, &offered).is_some());
+        let others = offered
+            .iter()
+            .copied()
+            .filter(|language| !Language::KNOWN.contains(language));
+        let all: Vec<String> = known.chain(others).map(String::from).collect();
+        format!("{language} is not in this image; there are: {}", all.join(", "))
     }
 
     fn find(&self, id: &str) -> Result<Arc<Run>, RunsError> {
@@ -236,6 +259,14 @@ impl Runs {
             Lookup::Unknown => Err(RunsError::Unknown(id.0)),
         }
     }
+}
+
+/// The kernel that runs a language, of those that the image has.
+fn kernel_of(language: Language, offered: &[Language]) -> Option<Language> {
+    [Some(language), language.stand_in()]
+        .into_iter()
+        .flatten()
+        .find(|kernel| offered.contains(kernel))
 }
 
 /// Checks a request and answers what tells it from another under the same id.

@@ -1,10 +1,8 @@
 //! The agent's first answer: who it is, where it runs, what it can run.
 
-use std::{fmt, str::FromStr};
-
 use serde::{Deserialize, Serialize};
 
-use crate::LeaseState;
+use crate::{Language, LeaseState};
 
 /// `GET /`: keeps its shape across generations, so that any server can name what it met.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,49 +43,6 @@ pub struct Platform {
     pub disk_bytes: u64,
 }
 
-/// A language that a kernel runs, by its Jupyter name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Language {
-    /// IPython, or the plain interpreter where the image has no IPython.
-    Python,
-    /// One persistent bash.
-    Bash,
-}
-
-impl Language {
-    /// Every language, in the order in which they are offered.
-    pub const ALL: [Self; 2] = [Self::Python, Self::Bash];
-
-    /// The name on the wire and in answers.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Python => "python",
-            Self::Bash => "bash",
-        }
-    }
-}
-
-impl fmt::Display for Language {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Language {
-    type Err = ();
-
-    /// Accepts the names and the aliases that people and models write.
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name.trim().to_ascii_lowercase().as_str() {
-            "python" | "python3" | "py" | "ipython" => Ok(Self::Python),
-            "bash" | "sh" | "shell" => Ok(Self::Bash),
-            _ => Err(()),
-        }
-    }
-}
-
 /// One kernel as hello shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelView {
@@ -114,24 +69,4 @@ pub enum KernelState {
     Busy,
     /// It cannot start in this image.
     Absent,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn aliases_name_their_language() {
-        for (name, language) in [
-            ("py", Language::Python),
-            ("Python", Language::Python),
-            ("sh", Language::Bash),
-        ] {
-            assert_eq!(name.parse(), Ok(language), "{name}");
-        }
-        assert_eq!("cobol".parse::<Language>(), Err(()));
-        for language in Language::ALL {
-            assert_eq!(language.as_str().parse(), Ok(language));
-        }
-    }
 }

@@ -35,6 +35,7 @@
 mod agent_config;
 mod files;
 mod hello;
+mod language;
 mod lease;
 mod refusal;
 mod runs;
@@ -43,7 +44,8 @@ pub mod limits;
 
 pub use agent_config::AgentConfig;
 pub use files::{Deleted, FileEntry, FileKind, FileList, Pixels, Unpacked};
-pub use hello::{Hello, KernelState, KernelView, Language, Platform};
+pub use hello::{Hello, KernelState, KernelView, Platform};
+pub use language::{KernelName, Language, NoLanguage};
 pub use lease::{
     EndReason, Ended, KeyDigest, LeaseGrant, LeaseRequest, LeaseState, LeaseView, RestartReason, Standing,
 };

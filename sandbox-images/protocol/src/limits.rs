@@ -12,6 +12,8 @@ pub const RUN_ID_BYTES: usize = 64;
 pub const RUN_TIMEOUT_MS: u64 = 7 * 24 * 3600 * 1000;
 /// The longest `wait` of a long poll or a follower, in seconds; a longer wish is cut to it.
 pub const WAIT_SECS: u64 = 600;
+/// Kernels of one sandbox.
+pub const KERNELS: usize = 12;
 /// Runs of one kernel that may wait.
 pub const QUEUED_RUNS: usize = 16;
 /// Finished runs that are kept for replay …

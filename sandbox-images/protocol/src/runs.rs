@@ -56,6 +56,10 @@ pub struct RunEvent {
 }
 
 /// What happened in a run. The first event is `accepted`, the last is `finished`.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "events are made and read one at a time; the last of a run is the large one"
+)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum RunEventKind {

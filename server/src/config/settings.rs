@@ -169,7 +169,7 @@ impl Setting for Language {
     fn read(raw: &Raw) -> Result<Self, String> {
         let text = String::read(raw)?;
         text.parse()
-            .map_err(|()| format!("{text:?} is no language: known are python and bash"))
+            .map_err(|error| format!("{text:?} is no language: {error}"))
     }
 
     fn show(&self) -> String {

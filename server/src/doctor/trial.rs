@@ -210,6 +210,7 @@ async fn one_run(guest: &Guest, pool: &PoolConfig, round: usize) -> Result<RunOu
         language,
         code: match language {
             Language::Python => "1 + 1",
+            Language::JavaScript | Language::TypeScript | Language::Other(_) => "1",
             Language::Bash => "true",
         }
         .to_owned(),

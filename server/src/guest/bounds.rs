@@ -11,7 +11,7 @@ use super::error::{GuestError, shown};
 
 /// Characters of an id or a boot's name.
 const NAME: usize = 128;
-/// Entries of a short list: kernels, MIME types.
+/// MIME types of one result.
 const FEW: usize = 16;
 /// A path as it is shown: each byte may have become `\xNN`.
 const SHOWN_PATH: usize = limits::PATH_BYTES * 4;
@@ -61,7 +61,7 @@ fn key(digest: &KeyDigest) -> Result<(), GuestError> {
 impl Bounded for Hello {
     fn bounded(mut self) -> Result<Self, GuestError> {
         name("a boot's name", &self.boot)?;
-        at_most("kernels", self.kernels.len(), FEW)?;
+        at_most("kernels", self.kernels.len(), limits::KERNELS)?;
         self.version = shown(&self.version);
         self.failed = self.failed.as_deref().map(shown);
         self.platform.kernel = shown(&self.platform.kernel);
@@ -92,8 +92,8 @@ impl Bounded for LeaseState {
 
 impl Bounded for RunList {
     fn bounded(mut self) -> Result<Self, GuestError> {
-        // The kept ones, and for each language one at work and a full queue.
-        let most = limits::KEPT_RUNS + greenroom_protocol::Language::ALL.len() * (limits::QUEUED_RUNS + 1);
+        // The kept ones, and for each kernel one at work and a full queue.
+        let most = limits::KEPT_RUNS + limits::KERNELS * (limits::QUEUED_RUNS + 1);
         at_most("runs", self.runs.len(), most)?;
         for run in &mut self.runs {
             run_id(&run.id)?;

@@ -20,7 +20,7 @@ pub(super) fn instructions(config: &Config) -> String {
         )
     });
     format!(
-        "Greenroom gives this conversation its own sandboxed Linux computer. execute_code runs Python or bash in it; variables, imports \
+        "Greenroom gives this conversation its own sandboxed Linux computer. execute_code runs Python, bash or TypeScript in it; variables, imports \
          and files stay from call to call. Files are in {WORK_DIR}; paths may be relative to it.\n\n\
          If an answer tells a conversation_id, pass exactly that in every later call, of all tools: it is what leads back to the same \
          sandbox. If none was told, leave conversation_id out. Never make one up.\n\n\

@@ -61,7 +61,7 @@ impl FakeEngine {
         Self {
             world: World::new(),
             kernels: Arc::new(|_| {
-                Language::ALL
+                [Language::Python, Language::Bash]
                     .map(|language| Box::new(Scripted::new(language)) as Box<dyn Kernel>)
                     .into()
             }),

@@ -87,6 +87,11 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Whose memory counts, if not that of the process itself.
+    fn weighed(&self) -> Option<i32> {
+        None
+    }
+
     /// Whether the process says [`Reply::Began`].
     fn says_when_it_begins(&self) -> bool;
 
@@ -505,7 +510,8 @@ impl<D: Dialect> Session<'_, D> {
     async fn tick(&mut self) {
         // Full, if the process does not come to read it: then it has ticks enough.
         drop(self.process.tick.try_write(b"."));
-        let pid = self.process.child.pid().as_raw_nonzero().get();
+        let own = self.process.child.pid().as_raw_nonzero().get();
+        let pid = self.dialect.weighed().unwrap_or(own);
         self.memory_peak = self.memory_peak.max(processes::resident(pid).unwrap_or(0));
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(CROWD) {

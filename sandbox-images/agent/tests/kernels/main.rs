@@ -5,3 +5,4 @@
 mod bash;
 mod python;
 mod support;
+mod typescript;

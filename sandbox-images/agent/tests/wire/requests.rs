@@ -31,7 +31,7 @@ async fn malformed_requests_are_refused_with_their_kind() {
         (Method::POST, "/runs", with("id", "".into()), 400),
         (Method::POST, "/runs", with("id", "../x".into()), 400),
         (Method::POST, "/runs", with("id", "x".repeat(65).into()), 400),
-        (Method::POST, "/runs", with("language", "cobol".into()), 400),
+        (Method::POST, "/runs", with("language", "cobol".into()), 422),
         (Method::POST, "/runs", with("timeout_ms", 0.into()), 400),
         (
             Method::POST,

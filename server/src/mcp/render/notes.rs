@@ -91,7 +91,9 @@ fn stopped(outcome: &RunOutcome, timeout: Option<Duration>) -> Option<String> {
 const fn state_of(language: Language) -> &'static str {
     match language {
         Language::Bash => "its variables, functions, current directory and background jobs are gone",
-        Language::Python => "its variables and imports are gone",
+        Language::Python | Language::JavaScript | Language::TypeScript | Language::Other(_) => {
+            "its variables and imports are gone"
+        }
     }
 }
 
@@ -133,10 +135,13 @@ fn going_on(transcript: &Transcript) -> String {
 
 /// A busy kernel: behind what a run waits, and that nothing has to be done for it.
 fn queued(transcript: &Transcript, ahead: &Ahead, follow: &str) -> String {
-    let busy = transcript.language.map_or("the kernel", Language::as_str);
+    let busy = transcript
+        .language
+        .as_ref()
+        .map_or("the kernel", Language::as_str);
     let free = match transcript.language {
         Some(Language::Bash) => Language::Python,
-        Some(Language::Python) | None => Language::Bash,
+        Some(_) | None => Language::Bash,
     };
     format!(
         "{busy} is busy: run {} has been at work for {}. This run waits behind it and starts by itself, so do not send it \

@@ -152,7 +152,7 @@ fn lost_kernel(transcript: &Transcript) -> String {
     let Some(error) = &transcript.lost else {
         return String::new();
     };
-    let language = transcript.language.map_or("kernel", Language::as_str);
+    let language = transcript.language.as_ref().map_or("kernel", Language::as_str);
     let how = one_line(&traceback(error));
     format!(
         "\n{language} died since its last run ({how}): its earlier variables and imports are gone, files are kept"

@@ -103,7 +103,7 @@ impl Tools {
         match transcript.outcome() {
             Some(outcome) => {
                 let status = answer.meta.run.as_ref().map_or("", |run| run.status.as_str());
-                self.metrics.run_ended(outcome.language.as_str(), status);
+                self.metrics.run_ended(outcome.language, status);
             }
             None => self.hand_back(transcript.id.clone()),
         }
@@ -213,8 +213,7 @@ impl Tools {
         if let (Some(outcome), Some(run)) = (transcript.outcome(), &answer.meta.run)
             && self.was_handed_back(&transcript.id)
         {
-            self.metrics
-                .run_ended(outcome.language.as_str(), run.status.as_str());
+            self.metrics.run_ended(outcome.language, run.status.as_str());
         }
         // Looking at a run does not use up the news.
         Ok(Outcome { answer, news: None })
