@@ -35,7 +35,9 @@ const MAX: u32 = 7;
 /// A call's answer. A frozen sandbox is found out by pings and three hellos, a lost engine is waited for.
 const ANSWER: Duration = Duration::from_secs(150);
 
+/// By chance and for a while, so not for every change: `make chaos` a minute, `make soak` an hour.
 #[tokio::test]
+#[ignore = "breaks things by chance: type make chaos"]
 async fn a_count_goes_back_only_where_that_was_said() -> Result<()> {
     let seed = variable("CHAOS_SEED")?.unwrap_or_else(rand::random);
     let lasts = Duration::from_secs(variable("CHAOS_SECONDS")?.unwrap_or(45));
