@@ -52,13 +52,29 @@ impl Fault {
     pub(crate) async fn strike(self, engine: &mut PrivateEngine, server: &mut Greenroom) -> Result<()> {
         match self {
             Self::KillServer => server.kill_and_restart().await,
-            Self::Remove | Self::Pause | Self::Kill | Self::CutChannel => {
-                let docker = engine.docker().await?;
-                match docker.ids(server.deployment()).await?.pop_first() {
-                    Some(id) => self.strike_sandbox(&docker, &id).await,
-                    None => Ok(()),
+            // It may be gone, or not started, by the time that it is struck: then nothing breaks, which is fine.
+            Self::Remove => {
+                if let Some((docker, id)) = any_sandbox(engine, server).await? {
+                    drop(docker.remove(&id).await);
                 }
+                Ok(())
             }
+            Self::Pause => {
+                if let Some((docker, id)) = any_sandbox(engine, server).await? {
+                    drop(docker.api().pause_container(&id).await);
+                }
+                Ok(())
+            }
+            Self::Kill => {
+                if let Some((docker, id)) = any_sandbox(engine, server).await? {
+                    drop(docker.api().kill_container(&id, None).await);
+                }
+                Ok(())
+            }
+            Self::CutChannel => match any_sandbox(engine, server).await? {
+                Some((_, id)) => cut_channels(&id).await,
+                None => Ok(()),
+            },
             Self::KillInside => {
                 let client = server.client(Era::Modern).await?;
                 client.bash("chaos-conversation-0", "kill -9 -1").await?;
@@ -68,20 +84,13 @@ impl Fault {
             Self::StallEngine => engine.stall(Duration::from_secs(3)).await,
         }
     }
+}
 
-    /// The engine lists by a random id, so the first one is any one.
-    async fn strike_sandbox(self, docker: &Docker, id: &str) -> Result<()> {
-        // It may be gone, or not started, by the time that it is struck: then nothing breaks, which is fine.
-        match self {
-            Self::Remove => drop(docker.remove(id).await),
-            Self::Pause => drop(docker.api().pause_container(id).await),
-            Self::Kill => drop(docker.api().kill_container(id, None).await),
-            Self::CutChannel | Self::KillServer | Self::KillInside | Self::KillEngine | Self::StallEngine => {
-                cut_channels(id).await?
-            }
-        }
-        Ok(())
-    }
+/// One of the deployment's sandboxes, if it has any. The engine lists by a random id, so the first one is any one.
+async fn any_sandbox(engine: &PrivateEngine, server: &Greenroom) -> Result<Option<(Docker, String)>> {
+    let docker = engine.docker().await?;
+    let id = docker.ids(server.deployment()).await?.pop_first();
+    Ok(id.map(|id| (docker, id)))
 }
 
 /// Kills the host's `runsc exec` of every channel into a sandbox.

@@ -78,23 +78,12 @@ fn leftovers(table: &[Process], owned: &BTreeSet<i32>, working: Option<Working>)
             working.is_some_and(|kernel| process.parent == kernel.pid && process.started < kernel.since);
         process.pid != own && (orphan || earlier)
     };
-    let mut left: BTreeSet<i32> = table
+    let left = table
         .iter()
         .filter(|process| is_left(process))
         .map(|process| process.pid)
         .collect();
-    // Parents may come after their children in the table, so until a pass adds nobody.
-    loop {
-        let before = left.len();
-        for process in table {
-            if left.contains(&process.parent) {
-                left.insert(process.pid);
-            }
-        }
-        if left.len() == before {
-            break;
-        }
-    }
+    let left = processes::with_descendants(table, left);
     let living = table.iter().filter(|process| process.state == State::Alive);
     living
         .filter(|process| left.contains(&process.pid))

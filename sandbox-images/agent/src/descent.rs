@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     child::{Quarters, spawn},
     errand::Errand,
-    processes::{self, Process, State},
+    processes::{self, Process, State, with_descendants},
 };
 
 /// The variable that marks a kernel's descent.
@@ -98,20 +98,14 @@ impl Family {
                 self.seen.insert((process.pid, process.started));
             }
         }
-        // Parents may come after their children in the table, so until a pass adds nobody.
-        loop {
-            let before = self.seen.len();
-            let members: BTreeSet<i32> = table
-                .iter()
-                .filter(|process| self.seen.contains(&(process.pid, process.started)))
-                .map(|process| process.pid)
-                .collect();
-            for process in table.iter().filter(|process| members.contains(&process.parent)) {
-                self.seen.insert((process.pid, process.started));
-            }
-            if self.seen.len() == before {
-                break;
-            }
+        let known = table
+            .iter()
+            .filter(|process| self.seen.contains(&(process.pid, process.started)))
+            .map(|process| process.pid)
+            .collect();
+        let members = with_descendants(table, known);
+        for process in table.iter().filter(|process| members.contains(&process.pid)) {
+            self.seen.insert((process.pid, process.started));
         }
         table
             .iter()

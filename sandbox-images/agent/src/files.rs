@@ -36,7 +36,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::Stream;
 use greenroom_protocol::{
-    Deleted, FileChange, FileEntry, FileKind, FileList, Refusal, RefusalKind, Unpacked, limits::DELETE_SECS,
+    ByteRange, Deleted, FileChange, FileEntry, FileKind, FileList, Refusal, RefusalKind, Unpacked,
+    limits::DELETE_SECS,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -51,11 +52,7 @@ pub(crate) use self::{
     path::{joined, shown},
     unpack::errand as unpack_errand,
 };
-pub use self::{
-    child::serve,
-    picture::Picture,
-    transfer::{ByteRange, FileRead},
-};
+pub use self::{child::serve, picture::Picture, transfer::FileRead};
 use self::{
     hands::Hands,
     owner::{Order, Owner, QUEUE, Signal, Workplace},

@@ -1,6 +1,6 @@
 //! The process table, as `/proc` shows it.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 /// One process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,22 @@ pub(crate) fn all() -> Vec<Process> {
             parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
         })
         .collect()
+}
+
+/// These processes and all that the table shows to descend from them.
+pub(crate) fn with_descendants(table: &[Process], mut family: BTreeSet<i32>) -> BTreeSet<i32> {
+    // Parents may come after their children in the table, so until a pass adds nobody.
+    loop {
+        let before = family.len();
+        for process in table {
+            if family.contains(&process.parent) {
+                family.insert(process.pid);
+            }
+        }
+        if family.len() == before {
+            return family;
+        }
+    }
 }
 
 /// Clock ticks since boot, as [`Process::started`] counts them.

@@ -37,6 +37,7 @@ mod files;
 mod hello;
 mod language;
 mod lease;
+mod range;
 mod refusal;
 mod runs;
 
@@ -49,6 +50,7 @@ pub use language::{KernelName, Language, NoLanguage};
 pub use lease::{
     EndReason, Ended, KeyDigest, LeaseGrant, LeaseRequest, LeaseState, LeaseView, RestartReason, Standing,
 };
+pub use range::ByteRange;
 pub use refusal::{Refusal, RefusalKind};
 pub use runs::{
     FileChange, FileChangeKind, KernelFate, Loss, LossCause, RunError, RunEvent, RunEventKind, RunId,

@@ -29,7 +29,7 @@ use greenroom_protocol::{FileEntry, FileKind, Refusal, RefusalKind};
 use http_body_util::{LengthLimitError, Limited};
 use tokio::time::Instant;
 
-use self::range::Asked;
+use self::range::wanted;
 use super::{guard::Guard, listener::serve_on_loopback};
 use crate::{
     config::{HttpConfig, Size},
@@ -196,8 +196,7 @@ async fn stat(guest: &Guest, path: &str) -> Result<FileEntry, Stop> {
 async fn download(links: &Links, grant: &Grant, headers: &HeaderMap) -> Result<Response, Stop> {
     let guest = guest(links, grant).await?;
     let entry = stat(&guest, &grant.path).await?;
-    let asked = Asked::of(headers, &tag(&entry)).within(entry.size);
-    let (status, range) = match asked {
+    let (status, range) = match wanted(headers, &tag(&entry), entry.size) {
         Ok(None) => (StatusCode::OK, 0..entry.size),
         Ok(Some(range)) => (StatusCode::PARTIAL_CONTENT, range),
         Err(()) => return Err(Stop::Range(entry.size)),

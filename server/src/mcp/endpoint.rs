@@ -26,7 +26,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub use self::body::Answered;
-pub(super) use self::body::{COMMENT, KEEP_ALIVE};
+pub(super) use self::body::{COMMENT, KEEP_ALIVE, event_stream};
 use super::{
     caller::Delivery,
     service::{Door, Service},

@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::combinators::BoxBody;
 use rmcp::{
@@ -34,7 +34,7 @@ use tokio_util::sync::{CancellationToken, PollSender};
 
 use super::{
     caller::{Carrier, Delivery},
-    endpoint::{COMMENT, KEEP_ALIVE, plain},
+    endpoint::{COMMENT, KEEP_ALIVE, event_stream, plain},
     service::{Door, Service},
     tools::Tools,
 };
@@ -149,7 +149,7 @@ impl Sse {
                 leaving,
             },
         };
-        stream(events)
+        event_stream(BoxBody::new(events), "no-store")
     }
 
     async fn serve(
@@ -206,20 +206,6 @@ impl Sse {
 /// The value of `sessionId`, which is hexadecimal digits as we made it.
 fn session_id(query: &str) -> Option<&str> {
     query.split('&').find_map(|pair| pair.strip_prefix("sessionId="))
-}
-
-fn stream(events: Events) -> Answer {
-    let mut response = Response::new(BoxBody::new(events));
-    for (name, value) in [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::HeaderName::from_static("x-accel-buffering"), "no"),
-    ] {
-        response
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
-    }
-    response
 }
 
 /// A stream's place in the table, given back when its response is dropped: the client has gone, or we end it.

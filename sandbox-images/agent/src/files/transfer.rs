@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use greenroom_protocol::{FileKind, Refusal, RefusalKind};
+use greenroom_protocol::{ByteRange, FileKind, Refusal, RefusalKind};
 use rustix::{
     fs::fstat,
     process::{Resource, getrlimit},
@@ -29,57 +29,6 @@ const PIECE: usize = 512 << 10;
 /// One piece of a regular file takes milliseconds; what takes this long will not come any more.
 const PIECE_TIME: Duration = Duration::from_secs(30);
 
-/// Which bytes of a file are wanted: one range of RFC 9110, §14.1.2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ByteRange {
-    /// `a-`
-    From(u64),
-    /// `a-b`, both inclusive.
-    Between(u64, u64),
-    /// `-n`: the last `n` bytes.
-    Last(u64),
-}
-
-impl ByteRange {
-    /// Reads the value of a `Range` header. `None` for what the RFC says to ignore: other units, several
-    /// ranges, anything malformed.
-    #[must_use]
-    pub fn parse(header: &str) -> Option<Self> {
-        let digits = |text: &str| -> Option<u64> {
-            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            digits.then(|| text.parse().unwrap_or(u64::MAX))
-        };
-        let (first, last) = header.strip_prefix("bytes=")?.trim().split_once('-')?;
-        match (first, last) {
-            ("", last) => digits(last).map(Self::Last),
-            (first, "") => digits(first).map(Self::From),
-            (first, last) => {
-                let (first, last) = (digits(first)?, digits(last)?);
-                (first <= last).then_some(Self::Between(first, last))
-            }
-        }
-    }
-
-    /// The bytes that it means in a file of this size.
-    ///
-    /// # Errors
-    /// It begins at or after the end.
-    fn within(self, size: u64) -> Result<Range<u64>, Refusal> {
-        let (first, end) = match self {
-            Self::From(first) => (first, size),
-            Self::Between(first, last) => (first, last.saturating_add(1).min(size)),
-            Self::Last(count) => (size.saturating_sub(count), if count == 0 { 0 } else { size }),
-        };
-        if first >= end {
-            return Err(Refusal {
-                kind: RefusalKind::BadRequest,
-                message: format!("the range begins at or after the file's end; the file has {size} bytes"),
-            });
-        }
-        Ok(first..end)
-    }
-}
-
 /// A file that is being read.
 #[derive(Debug)]
 pub struct FileRead {
@@ -95,7 +44,10 @@ impl FileRead {
     pub(super) fn open(file: OwnedFd, range: Option<ByteRange>) -> Result<Self, Refusal> {
         let size = size_of_regular(&file)?;
         let range = match range {
-            Some(range) => range.within(size)?,
+            Some(range) => range.within(size).ok_or_else(|| Refusal {
+                kind: RefusalKind::BadRequest,
+                message: format!("the range begins at or after the file's end; the file has {size} bytes"),
+            })?,
             None => 0..size,
         };
         Ok(Self {
@@ -285,56 +237,4 @@ fn size_of_regular(file: &OwnedFd) -> Result<u64, Refusal> {
         return Err(internal("the files process opened what is no file".to_owned()));
     }
     Ok(u64::try_from(stat.st_size).unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn ranges_are_read_as_the_rfc_says() {
-        for (header, range) in [
-            ("bytes=0-", Some(ByteRange::From(0))),
-            ("bytes=5-9", Some(ByteRange::Between(5, 9))),
-            ("bytes=-3", Some(ByteRange::Last(3))),
-            ("bytes=99999999999999999999-", Some(ByteRange::From(u64::MAX))),
-            ("bytes=9-5", None),
-            ("bytes=-", None),
-            ("bytes=0-1,3-4", None),
-            ("bytes=+1-2", None),
-            ("lines=1-2", None),
-            ("", None),
-        ] {
-            assert_eq!(ByteRange::parse(header), range, "{header}");
-        }
-    }
-
-    #[test]
-    fn ranges_mean_bytes_that_exist() {
-        for (range, bytes) in [
-            (ByteRange::From(0), Some(0..10)),
-            (ByteRange::From(9), Some(9..10)),
-            (ByteRange::From(10), None),
-            (ByteRange::Between(2, 4), Some(2..5)),
-            (ByteRange::Between(2, u64::MAX), Some(2..10)),
-            (ByteRange::Between(10, 12), None),
-            (ByteRange::Last(3), Some(7..10)),
-            (ByteRange::Last(30), Some(0..10)),
-            (ByteRange::Last(0), None),
-        ] {
-            assert_eq!(range.within(10).ok(), bytes, "{range:?}");
-        }
-        assert!(ByteRange::From(0).within(0).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn no_range_leaves_the_file(header in "bytes=[0-9]{0,20}-[0-9]{0,20}", size: u64) {
-            if let Some(Ok(range)) = ByteRange::parse(&header).map(|range| range.within(size)) {
-                prop_assert!(range.start < range.end && range.end <= size);
-            }
-        }
-    }
 }

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::StreamExt;
 use greenroom_protocol::{AgentConfig, Language, RunError, Stream, StreamSummary, limits::IMAGES};
+use serde::Serialize;
 use tokio::{
     io::AsyncWriteExt,
     net::{
@@ -156,6 +157,25 @@ pub(super) struct Done {
     pub(super) error: Option<RunError>,
     pub(super) result: Option<String>,
     pub(super) exit_code: Option<i32>,
+}
+
+impl Done {
+    /// As a process reports it that has no exit code for a run.
+    pub(super) const fn reported(error: Option<RunError>, result: Option<String>) -> Self {
+        Self {
+            failed: error.is_some(),
+            error,
+            result,
+            exit_code: None,
+        }
+    }
+}
+
+/// A message to a process as a line. Its parts are strings and numbers: there is nothing that JSON cannot say.
+pub(super) fn line(message: &impl Serialize) -> String {
+    let mut line = serde_json::to_string(message).unwrap_or_default();
+    line.push('\n');
+    line
 }
 
 /// A kernel that is a process of ours.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     KernelError,
-    driver::{Dialect, Done, Driver, Ends, Reply, Request, Shown},
+    driver::{Dialect, Done, Driver, Ends, Reply, Request, Shown, line},
 };
 use crate::child::Quarters;
 
@@ -183,21 +183,9 @@ impl Dialect for Python {
                     ImageEnding::Html => format!("-{number}.html"),
                 }),
             }),
-            Said::Done { error, result } => Reply::Done(Done {
-                failed: error.is_some(),
-                error,
-                result,
-                exit_code: None,
-            }),
+            Said::Done { error, result } => Reply::Done(Done::reported(error, result)),
         })
     }
-}
-
-/// A message as a line. Its parts are strings and numbers: there is nothing that JSON cannot say.
-fn line(message: &impl Serialize) -> String {
-    let mut line = serde_json::to_string(message).unwrap_or_default();
-    line.push('\n');
-    line
 }
 
 #[cfg(test)]

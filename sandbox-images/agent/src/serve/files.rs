@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use greenroom_protocol::{PIXELS_HEADER, RefusalKind, SIZE_HEADER, limits::IMAGE_PIXELS};
+use greenroom_protocol::{ByteRange, PIXELS_HEADER, RefusalKind, SIZE_HEADER, limits::IMAGE_PIXELS};
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     agent::Shared,
-    files::{ByteRange, Depth, WriteMode},
+    files::{Depth, WriteMode},
     lease::{Lease, LeaseError},
 };
 

@@ -17,9 +17,9 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::stream;
-use greenroom_agent::files::{ByteRange, Depth, FileRead, Files, WriteMode};
+use greenroom_agent::files::{Depth, FileRead, Files, WriteMode};
 use greenroom_protocol::{
-    FileKind, RefusalKind,
+    ByteRange, FileKind, RefusalKind,
     limits::{JSON_BYTES, LIST_ENTRIES},
 };
 use tokio::time::timeout;

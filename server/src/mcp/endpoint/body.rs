@@ -60,22 +60,28 @@ impl Answered {
 
     /// A stream for an answer that is still to come. It begins with a comment, at once.
     pub(super) fn late(answering: Answering, delivery: Delivery) -> Response<Self> {
-        let mut response = Response::new(Self {
+        let body = Self {
             source: Source::Awaited(answering),
             delivery,
             silence: Some(Box::pin(sleep(Duration::ZERO))),
-        });
-        for (name, value) in [
-            (header::CONTENT_TYPE, EVENTS),
-            (header::CACHE_CONTROL, "no-cache"),
-            (header::HeaderName::from_static("x-accel-buffering"), "no"),
-        ] {
-            response
-                .headers_mut()
-                .insert(name, HeaderValue::from_static(value));
-        }
-        response
+        };
+        event_stream(body, "no-cache")
     }
+}
+
+/// A response that is a stream of events, which no proxy is to hold back.
+pub(in crate::mcp) fn event_stream<B>(body: B, cache: &'static str) -> Response<B> {
+    let mut response = Response::new(body);
+    for (name, value) in [
+        (header::CONTENT_TYPE, EVENTS),
+        (header::CACHE_CONTROL, cache),
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 fn is_stream(response: &Served) -> bool {
