@@ -76,6 +76,7 @@ async fn transfer(
         idle_ms: 600_000,
         lifetime_ms: 600_000,
         restarted: None,
+        files: greenroom_protocol::FilesFate::Gone,
     };
     guest.lease(&lease).await?;
     let data = Bytes::from((0..BYTES).map(|n| (n * 31 % 251) as u8).collect::<Vec<_>>());

@@ -77,6 +77,7 @@ fn lease(conversation: &str) -> LeaseRequest {
         idle_ms: IDLE.as_millis() as u64,
         lifetime_ms: 24 * 3600 * 1000,
         restarted: None,
+        files: greenroom_protocol::FilesFate::Gone,
     }
 }
 

@@ -197,6 +197,7 @@ async fn what_a_killed_server_left_goes_and_conversations_stay() {
             idle_ms: 3_600_000,
             lifetime_ms: 86_400_000,
             restarted: None,
+            files: greenroom_protocol::FilesFate::Gone,
         };
         guest.lease(&lease).await.unwrap();
         drop(told.send((created, warm, bound)));

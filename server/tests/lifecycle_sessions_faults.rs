@@ -384,6 +384,7 @@ async fn whoever_leases_a_named_sandbox_first_its_news_is_one() {
         idle_ms: 60_000,
         lifetime_ms: 3_600_000,
         restarted: None,
+        files: greenroom_protocol::FilesFate::Gone,
     };
     assert_eq!(rival.lease(&lease).await.unwrap().standing, Standing::New);
     let server = Server::start(&engine, "one");

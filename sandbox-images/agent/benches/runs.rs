@@ -122,6 +122,7 @@ async fn lease(client: Client) -> Client {
         idle_ms: 3_600_000,
         lifetime_ms: 3_600_000,
         restarted: None,
+        files: greenroom_protocol::FilesFate::Gone,
     };
     client.post("/lease", &lease).await.expect(200);
     client

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use greenroom_protocol::{AgentConfig, EndReason, GENERATION, Hello, Platform};
+use greenroom_protocol::{AgentConfig, EndReason, FilesFate, GENERATION, Hello, Platform};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -61,6 +61,7 @@ impl Agent {
             runs,
             files: parts.files,
             once: Arc::default(),
+            kept: Mutex::default(),
             platform: parts.platform,
             connections: watch::Sender::new(0),
             phase: watch::Sender::new(Phase::Serving),
@@ -116,6 +117,8 @@ pub(crate) struct Shared {
     pub(crate) runs: Runs,
     pub(crate) files: Files,
     pub(crate) once: Arc<Once>,
+    /// What the sandbox was filled with, where that is an earlier one's.
+    pub(crate) kept: Mutex<Option<FilesFate>>,
     platform: Platform,
     connections: watch::Sender<usize>,
     phase: watch::Sender<Phase>,

@@ -20,8 +20,10 @@ pub(crate) enum Errand {
     Picture,
     /// `spill PATH`: standard input into a file.
     Spill,
-    /// `unpack`: a tar archive on standard input into the work directory.
+    /// `unpack HOW`: a tar archive on standard input into the work directory.
     Unpack,
+    /// `pack MAX KNOWN`: the work directory as a tar archive to standard output, unless it has a known digest.
+    Pack,
     /// `descent TAG`: ends what carries a kernel's tag.
     Descent,
     /// `kernel SPEC`: a Jupyter kernel and the bridge to it, until either end is gone.
@@ -29,11 +31,12 @@ pub(crate) enum Errand {
 }
 
 impl Errand {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Image,
         Self::Picture,
         Self::Spill,
         Self::Unpack,
+        Self::Pack,
         Self::Descent,
         Self::Kernel,
     ];
@@ -44,6 +47,7 @@ impl Errand {
             Self::Picture => "picture",
             Self::Spill => "spill",
             Self::Unpack => "unpack",
+            Self::Pack => "pack",
             Self::Descent => "descent",
             Self::Kernel => "kernel",
         }
@@ -73,9 +77,13 @@ pub fn main(arguments: &[String]) -> ExitCode {
         (Some(Errand::Image), Some(path)) => images::errand(Path::new(path)).is_ok(),
         (Some(Errand::Picture), Some(side)) => images::picture_errand(side).is_ok(),
         (Some(Errand::Spill), Some(path)) => output::spill_errand(Path::new(path)).is_ok(),
-        (Some(Errand::Unpack), _) => files::unpack_errand()
+        (Some(Errand::Unpack), Some(onto)) => files::unpack_errand(onto)
             .inspect_err(|error| eprintln!("{error}"))
             .is_ok(),
+        (Some(Errand::Pack), Some(max)) => {
+            let known = arguments.get(2).map(String::as_str).unwrap_or_default();
+            files::pack_errand(max, known).is_ok()
+        }
         (Some(Errand::Descent), Some(tag)) => descent::errand(tag),
         (Some(Errand::Kernel), Some(spec)) => return kernel::jupyter::errand(spec),
         _ => false,

@@ -18,12 +18,14 @@ mod child;
 mod hands;
 mod listing;
 mod owner;
+mod pack;
 mod path;
 mod picture;
 mod removal;
 mod transfer;
 mod unpack;
 mod upload;
+mod weigh;
 mod wire;
 
 use std::{
@@ -49,10 +51,11 @@ use tokio::{
 pub(crate) use self::{
     beneath::{Beneath, kind},
     listing::is_hidden,
+    pack::errand as pack_errand,
     path::{joined, shown},
     unpack::errand as unpack_errand,
 };
-pub use self::{child::serve, picture::Picture, transfer::FileRead};
+pub use self::{child::serve, pack::Packing, picture::Picture, transfer::FileRead, unpack::Onto};
 use self::{
     hands::Hands,
     owner::{Order, Owner, QUEUE, Signal, Workplace},
@@ -61,7 +64,7 @@ use self::{
     wire::{Answer, Reply, Request},
 };
 
-use crate::child::Quarters;
+use crate::{agent::lock, child::Quarters};
 
 /// A run waits this long for the look at what changed, before it and after it. The look takes a millisecond
 /// or two; but it may stand behind a slice of a deletion or a long listing, or the guest may have stopped the
@@ -109,6 +112,9 @@ pub struct Files {
     parts: Arc<AtomicU64>,
     quarters: Option<Quarters>,
     pictures: Arc<Semaphore>,
+    packs: Arc<Semaphore>,
+    /// The digest of what the work directory held when the agent last filled it.
+    origin: Arc<Mutex<String>>,
 }
 
 /// A point in time after which changes are asked for: see [`Files::changes_since`].
@@ -150,6 +156,8 @@ impl Files {
             parts: Arc::default(),
             quarters,
             pictures: Arc::new(Semaphore::new(1)),
+            packs: Arc::new(Semaphore::new(1)),
+            origin: Arc::new(Mutex::new(weigh::empty())),
         })
     }
 
@@ -221,16 +229,33 @@ impl Files {
     }
 
     /// Unpacks a tar archive into the work directory: all of it or, where it breaks off or something is in the
-    /// way, none.
+    /// way, none. The work goes on in a task of its own, as a write does.
     ///
     /// # Errors
     /// `BadRequest` with what was wrong with it, `DiskFull`.
-    pub async fn unpack<S, E>(&self, body: S) -> Result<Unpacked, Refusal>
+    pub async fn unpack<S, E>(&self, onto: Onto, body: S) -> Result<Unpacked, Refusal>
     where
-        S: Stream<Item = Result<Bytes, E>> + Send,
+        S: Stream<Item = Result<Bytes, E>> + Send + 'static,
         E: fmt::Display + Send,
     {
-        unpack::unpack(self.quarters()?, body).await
+        let (quarters, origin) = (self.quarters()?.clone(), Arc::clone(&self.origin));
+        let work = tokio::spawn(async move {
+            let (unpacked, digest) = unpack::unpack(&quarters, onto, body).await?;
+            *lock(&origin) = digest;
+            Ok(unpacked)
+        });
+        work.await
+            .unwrap_or_else(|error| Err(broke("the unpacking", &error)))
+    }
+
+    /// Packs the work directory into a tar archive of at most `max` bytes. `None`: it holds what it held when it
+    /// had this digest, or without one, what the agent filled it with.
+    ///
+    /// # Errors
+    /// `TooLarge` before a byte is packed; `Conflict` where it is being packed already; `Internal`.
+    pub async fn pack(&self, max: u64, known: Option<&str>) -> Result<Option<Packing>, Refusal> {
+        let known = known.map_or_else(|| lock(&self.origin).clone(), str::to_owned);
+        pack::pack(self.quarters()?, &self.packs, max, &known).await
     }
 
     fn quarters(&self) -> Result<&Quarters, Refusal> {

@@ -118,7 +118,10 @@ impl Lease {
     pub(crate) fn grant(&mut self, request: &LeaseRequest, now: Instant) -> Result<Standing, LeaseError> {
         self.settle(now);
         let news = match request.restarted {
-            Some(reason) => Standing::Restarted { reason },
+            Some(reason) => Standing::Restarted {
+                reason,
+                files: request.files,
+            },
             None => Standing::New,
         };
         match &mut self.state {
@@ -297,7 +300,7 @@ pub(crate) fn whole_ms(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use greenroom_protocol::RestartReason;
+    use greenroom_protocol::{FilesFate, RestartReason};
     use proptest::prelude::*;
 
     /// What happens to a lease, and at which second.
@@ -325,6 +328,7 @@ mod tests {
             idle_ms: idle * 1000,
             lifetime_ms: LIFETIME.as_millis() as u64,
             restarted,
+            files: FilesFate::Gone,
         }
     }
 
@@ -475,7 +479,9 @@ mod tests {
     async fn news_of_a_loss_replaces_new_and_nothing_else() {
         let now = Instant::now();
         let (idle, reset) = (Some(RestartReason::Idle), Some(RestartReason::Reset));
-        let restarted = |reason: Option<RestartReason>| reason.map(|reason| Standing::Restarted { reason });
+        let files = FilesFate::Gone;
+        let restarted =
+            |reason: Option<RestartReason>| reason.map(|reason| Standing::Restarted { reason, files });
         for (first, told, second, standing) in [
             (None, false, idle, restarted(idle)),
             (None, true, idle, Some(Standing::Existing)),

@@ -8,7 +8,7 @@ mod request;
 use std::{sync::Arc, time::Duration};
 
 use greenroom_protocol::{
-    EndReason, KeyDigest, LeaseGrant, LeaseRequest, RefusalKind, RunRequest,
+    EndReason, KeyDigest, LeaseGrant, LeaseRequest, RefusalKind, RestartReason, RunRequest,
     limits::{BULK_CONNECTION_WINDOW, BULK_STREAM_WINDOW, PING_SECS, PING_TIMEOUT_SECS, STREAMS},
 };
 use http::{Method, Request, Response, StatusCode, uri::Authority};
@@ -25,7 +25,7 @@ use self::{
     request::{Query, body, query},
 };
 use crate::{
-    agent::Shared,
+    agent::{Shared, lock},
     lease::{Lease, LeaseError, millis},
     tunnel,
 };
@@ -114,6 +114,7 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         }
         ("GET", "files", None) => files::list(shared, &query(&request)?).await,
         ("PUT", "archive", None) => files::unpack(shared, request).await,
+        ("GET", "archive", None) => files::pack(shared, &query(&request)?).await,
         (_, "files", Some(file)) => files::one(shared, file, request).await,
         _ => Err(refuse(RefusalKind::NotFound, "there is no such route")),
     }
@@ -167,13 +168,19 @@ async fn tunnel(shared: &Arc<Shared>, mut request: Request<Incoming>) -> Result<
 }
 
 async fn lease(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
-    let request: LeaseRequest = body(request).await?;
+    let mut request: LeaseRequest = body(request).await?;
     check_key(&request.key)?;
     if request.idle_ms == 0 || request.lifetime_ms == 0 {
         return Err(refuse(
             RefusalKind::BadRequest,
             "idle_ms and lifetime_ms must be at least 1",
         ));
+    }
+    if let Some(kept) = *lock(&shared.kept) {
+        // Race: a server may have filled the sandbox and given it its name, and died before it asked for the lease.
+        // Whoever asks now may not know of any loss; the files prove one.
+        request.restarted = request.restarted.or(Some(RestartReason::NoLongerOnRecord));
+        request.files = kept;
     }
     let standing = shared.tenure.with(|lease, now| lease.grant(&request, now))?;
     json(

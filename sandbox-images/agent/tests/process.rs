@@ -11,11 +11,15 @@ mod client;
 
 use std::{process::Stdio, time::Duration};
 
+use bytes::Bytes;
 use client::{Client, run};
 use greenroom_protocol::{
-    AgentConfig, EndReason, Ended, Hello, KernelFate, KeyDigest, Language, LeaseRequest, RELAY_PREFACE,
-    RunEventKind, RunOutcome, RunStatus, Stream,
+    AgentConfig, EndReason, Ended, FilesFate, Hello, KernelFate, KeyDigest, Language, LeaseGrant,
+    LeaseRequest, LeaseState, MARK_HEADER, PACKED_HEADER, Packed, RELAY_PREFACE, RestartReason, RunEventKind,
+    RunOutcome, RunStatus, Standing, Stream, Unpacked,
 };
+use http::Method;
+use http_body_util::BodyExt;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::{
@@ -102,6 +106,7 @@ fn lease() -> LeaseRequest {
         idle_ms: 3_600_000,
         lifetime_ms: 3_600_000,
         restarted: None,
+        files: FilesFate::Gone,
     }
 }
 
@@ -264,6 +269,65 @@ async fn an_idle_session_ends() {
         sandbox.exit_code().await,
         Some(EndReason::Idle.exit_code().into())
     );
+}
+
+#[tokio::test]
+async fn an_archive_goes_from_one_sandbox_into_the_next() {
+    let (_one, client, _relay) = Sandbox::leased(&[]).await;
+    client.put("/files/d/f", "hello").await.expect(200);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let get = async |client: &Client, path: String| client.request(Method::GET, &path, Bytes::new()).await;
+    let answer = get(&client, "/archive?max=100000".to_owned()).await;
+    assert_eq!(answer.status(), 200);
+    let header = |name| answer.headers()[name].to_str().unwrap().to_owned();
+    let (mark, packed) = (
+        header(MARK_HEADER),
+        Packed::parse(&header(PACKED_HEADER)).unwrap(),
+    );
+    assert_eq!((packed.entries, packed.left_out), (2, 0));
+    let archive = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(archive.len() as u64, packed.bytes);
+    // It was a look only, and the next one has nothing to add.
+    let LeaseState::Bound(view) = client.get("/lease").await.json() else {
+        panic!("not bound");
+    };
+    assert!(view.idle_ms >= 300, "{view:?}");
+    client.get(&format!("/archive?since={mark}")).await.expect(204);
+    client.get("/archive?max=1024").await.expect(413);
+    client.get("/archive?since=%2e%2e").await.expect(400);
+
+    let two = Sandbox::start(&[], 30_000);
+    let (client, _relay) = two.channel().await;
+    client.get("/archive").await.expect(409);
+    let filled = client
+        .answer(Method::PUT, "/archive?as_of=5&left_out=1", archive.clone())
+        .await;
+    assert_eq!(
+        filled.expect(200).json::<Unpacked>(),
+        Unpacked { entries: 2, bytes: 5 }
+    );
+    // The files prove a loss, whatever the server knows that asks for the lease.
+    let grant: LeaseGrant = client.post("/lease", &lease()).await.expect(200).json();
+    assert_eq!(
+        grant.standing,
+        Standing::Restarted {
+            reason: RestartReason::NoLongerOnRecord,
+            files: FilesFate::Kept {
+                as_of_ms: 5,
+                left_out: 1
+            },
+        }
+    );
+    assert_eq!(client.get("/files/d/f").await.expect(200).body, "hello");
+    // A mark of the first sandbox says that there is an archive, which is as good as what this one was filled with.
+    client.get(&format!("/archive?since={mark}")).await.expect(204);
+    client.put("/files/d/g", "").await.expect(200);
+    client.get(&format!("/archive?since={mark}")).await.expect(200);
+    // Nobody's files are replaced once they are somebody's.
+    client
+        .answer(Method::PUT, "/archive?as_of=6", archive)
+        .await
+        .expect(409);
 }
 
 #[tokio::test]

@@ -58,6 +58,38 @@ pub struct Unpacked {
     pub bytes: u64,
 }
 
+/// What is in an archive of the work directory: [`crate::PACKED_HEADER`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// Files, folders and links.
+    pub entries: u64,
+    /// Bytes of the archive.
+    pub bytes: u64,
+    /// Files and folders that could not be read, and are not in it.
+    pub left_out: u64,
+}
+
+impl Packed {
+    /// Reads three numbers.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split(' ').map(|number| number.parse().ok());
+        let mut next = || numbers.next().flatten();
+        let packed = Self {
+            entries: next()?,
+            bytes: next()?,
+            left_out: next()?,
+        };
+        numbers.next().is_none().then_some(packed)
+    }
+}
+
+impl fmt::Display for Packed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.entries, self.bytes, self.left_out)
+    }
+}
+
 /// Width and height of an image file, and of the picture that was made of it: [`crate::PIXELS_HEADER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pixels {

@@ -21,6 +21,10 @@ pub struct LeaseRequest {
     /// Set where an earlier sandbox of this session is gone: the news that the first answers carry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restarted: Option<RestartReason>,
+    /// Beside `restarted`: what became of that sandbox's files. Where this one was filled with them, it knows
+    /// better.
+    #[serde(default)]
+    pub files: FilesFate,
 }
 
 /// The agent's answer to a lease that it grants.
@@ -40,11 +44,49 @@ pub enum Standing {
     New,
     /// The session goes on.
     Existing,
-    /// An earlier sandbox of this session is gone, and with it its variables and files.
+    /// An earlier sandbox of this session is gone, and with it its variables.
     Restarted {
         /// Why it is gone.
         reason: RestartReason,
+        /// What became of its files.
+        #[serde(default)]
+        files: FilesFate,
     },
+}
+
+/// What became of the files of an earlier sandbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "fate", rename_all = "snake_case")]
+pub enum FilesFate {
+    /// They are gone: nothing of them was archived.
+    #[default]
+    Gone,
+    /// This sandbox was filled with them.
+    Kept {
+        /// When they were as they are, in milliseconds since 1970.
+        as_of_ms: u64,
+        /// Files and folders that are gone, because they could not be read.
+        left_out: u64,
+    },
+    /// They are gone: there is an archive, and it was refused as a whole.
+    Refused {
+        /// What is wrong with it.
+        fault: ArchiveFault,
+    },
+}
+
+/// Why an archive of files was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArchiveFault {
+    /// It is not what was written: damaged, cut off, or somebody else's.
+    Corrupt,
+    /// It holds more than sessions may have archived.
+    TooLarge,
+    /// It cannot be read: the store does not answer.
+    Unreadable,
+    /// The new sandbox did not take it.
+    NotUnpacked,
 }
 
 /// Why an earlier sandbox of a session is gone.
@@ -193,6 +235,10 @@ mod tests {
             key: KeyDigest("ab".into()),
             standing: Standing::Restarted {
                 reason: RestartReason::OutOfMemory,
+                files: FilesFate::Kept {
+                    as_of_ms: 7,
+                    left_out: 0,
+                },
             },
             age_ms: 1,
             idle_ms: 2,

@@ -21,7 +21,8 @@
 //! | `GET /files/{path}?picture=N` | → a PNG or JPEG with no side longer than `N`; `x-greenroom-pixels` are [`Pixels`] |
 //! | `PUT /files/{path}[?append=true][&once=HEX]` | bytes → [`FileEntry`], atomically; 409 where a mark `once` was used already |
 //! | `DELETE /files/{path}` | → [`Deleted`] |
-//! | `PUT /archive` | tar → [`Unpacked`]: files, folders and links into the work directory, all or none; needs no lease |
+//! | `PUT /archive[?as_of=MS&left_out=N]` | tar → [`Unpacked`]: files, folders and links into the work directory, all or none; needs no lease. With `as_of` they are an earlier sandbox's: what was there goes, and the lease's first answers tell of it |
+//! | `GET /archive?max=N[&since=MARK]` | → tar of at most `N` bytes, with [`Packed`] in `x-greenroom-packed` and its mark in `x-greenroom-mark`; 204 where nothing has changed since that mark, or, if that is another sandbox's, since this one was filled; 413 too large; 409 it is being packed already. A look: it does not touch the idle clock |
 //! | `CONNECT 127.0.0.1:port` | → 200 and a byte tunnel |
 //!
 //! Every refusal is a [`Refusal`] with the HTTP status beside it in the table of [`RefusalKind`], but for one:
@@ -44,11 +45,12 @@ mod runs;
 pub mod limits;
 
 pub use agent_config::AgentConfig;
-pub use files::{Deleted, FileEntry, FileKind, FileList, Pixels, Unpacked};
+pub use files::{Deleted, FileEntry, FileKind, FileList, Packed, Pixels, Unpacked};
 pub use hello::{Hello, KernelState, KernelView, Platform};
 pub use language::{KernelName, Language, NoLanguage};
 pub use lease::{
-    EndReason, Ended, KeyDigest, LeaseGrant, LeaseRequest, LeaseState, LeaseView, RestartReason, Standing,
+    ArchiveFault, EndReason, Ended, FilesFate, KeyDigest, LeaseGrant, LeaseRequest, LeaseState, LeaseView,
+    RestartReason, Standing,
 };
 pub use range::ByteRange;
 pub use refusal::{Refusal, RefusalKind};
@@ -59,7 +61,7 @@ pub use runs::{
 
 /// The version of this protocol. Guest and agent must have the same one: images are prepared by the
 /// server that uses them, so a difference means that a stale sandbox outlived an upgrade.
-pub const GENERATION: u32 = 2;
+pub const GENERATION: u32 = 3;
 
 /// Where the agent lies in every prepared image.
 pub const AGENT_PATH: &str = "/.greenroom/agent";
@@ -82,3 +84,9 @@ pub const SIZE_HEADER: &str = "x-greenroom-size";
 
 /// Header of pictures: [`Pixels`].
 pub const PIXELS_HEADER: &str = "x-greenroom-pixels";
+
+/// Header of archives: [`Packed`].
+pub const PACKED_HEADER: &str = "x-greenroom-packed";
+
+/// Header of archives: tells what is in this one from what the work directory may become.
+pub const MARK_HEADER: &str = "x-greenroom-mark";

@@ -36,8 +36,10 @@ pub const PATH_BYTES: usize = 1024;
 pub const NAME_BYTES: usize = 255;
 /// Entries of one listing; fewer where their names are so long that [`JSON_BYTES`] is met first.
 pub const LIST_ENTRIES: usize = 10_000;
-/// Entries of an archive that is unpacked.
+/// Entries of an archive, packed or unpacked.
 pub const ARCHIVE_ENTRIES: u64 = 20_000;
+/// The mark of an archive, in bytes: letters, digits and `-`.
+pub const MARK_BYTES: usize = 64;
 /// A deletion works for this long at most, in seconds; what it has not deleted by then stays.
 pub const DELETE_SECS: u64 = 10;
 /// Changed files that one outcome names.

@@ -194,6 +194,7 @@ async fn lease(guest: &Guest) -> Result<(), Failure> {
         idle_ms: millis,
         lifetime_ms: millis,
         restarted: None,
+        files: greenroom_protocol::FilesFate::Gone,
     };
     guest.lease(&lease).await?;
     Ok(())

@@ -91,7 +91,7 @@ impl From<&Standing> for Session {
         match standing {
             Standing::New => Self::New,
             Standing::Existing => Self::Existing,
-            Standing::Restarted { reason } => Self::Restarted(*reason),
+            Standing::Restarted { reason, .. } => Self::Restarted(*reason),
         }
     }
 }

@@ -16,7 +16,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use greenroom_protocol::{EndReason, Ended, Hello, LeaseRequest, LeaseState, RefusalKind, RestartReason};
+use greenroom_protocol::{
+    EndReason, Ended, FilesFate, Hello, LeaseRequest, LeaseState, RefusalKind, RestartReason,
+};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -214,6 +216,7 @@ impl Opening {
             idle_ms: millis(self.terms.idle),
             lifetime_ms: millis(self.terms.lifetime),
             restarted: news,
+            files: FilesFate::Gone,
         };
         match guest.lease(&request).await {
             Ok(grant) => Ok(Asked::Granted(Box::new(Bond {

@@ -223,6 +223,7 @@ async fn leave(case: &Case, conversation: &str, reason: EndReason) -> Tombstone 
         idle_ms: if reason == EndReason::Idle { 500 } else { LONG },
         lifetime_ms: if reason == EndReason::Lifetime { 500 } else { LONG },
         restarted: None,
+        files: greenroom_protocol::FilesFate::Gone,
     };
     guest.lease(&lease).await.unwrap();
     if matches!(reason, EndReason::Reset | EndReason::Evicted) {

@@ -10,7 +10,7 @@ use greenroom::{
     sandbox::SandboxId,
     sessions::{OpenError, Provenance, Session, Sessions, Terms},
 };
-use greenroom_protocol::{Language, RestartReason, RunEventKind, RunId, RunRequest, Standing};
+use greenroom_protocol::{FilesFate, Language, RestartReason, RunEventKind, RunId, RunRequest, Standing};
 use tokio::time::sleep;
 
 use super::{fake_engine::FakeEngine, mortal::Mortal};
@@ -122,7 +122,8 @@ pub fn minted(provenance: Provenance) -> Terms {
 }
 
 pub fn restarted(reason: RestartReason) -> Standing {
-    Standing::Restarted { reason }
+    let files = FilesFate::Gone;
+    Standing::Restarted { reason, files }
 }
 
 /// Runs a line in a session to its end.

@@ -196,7 +196,7 @@ impl Owner {
             Ending::Ok | Ending::Error => Life::Used,
         };
         let mut outcome = run.outcome(outcome, stop.why(), begun.elapsed());
-        if let Standing::Restarted { reason } = &run.standing {
+        if let Standing::Restarted { reason, .. } = &run.standing {
             self.loss = Some((begun, LossCause::Sandbox { reason: *reason }));
         }
         outcome.lost = self.loss_behind(&outcome);

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use greenroom_protocol::{ByteRange, PIXELS_HEADER, RefusalKind, SIZE_HEADER, limits::IMAGE_PIXELS};
+use greenroom_protocol::{
+    ByteRange, FilesFate, MARK_HEADER, PACKED_HEADER, PIXELS_HEADER, RefusalKind, SIZE_HEADER,
+    limits::{IMAGE_PIXELS, MARK_BYTES},
+};
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE},
@@ -12,12 +15,12 @@ use http_body_util::{BodyDataStream, BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 
 use super::{
-    answer::{Body, Refused, json, refuse},
+    answer::{Body, Refused, empty, json, refuse},
     request::{Query, decode, query},
 };
 use crate::{
-    agent::Shared,
-    files::{Depth, WriteMode},
+    agent::{Shared, lock},
+    files::{Depth, Onto, WriteMode},
     lease::{Lease, LeaseError},
 };
 
@@ -62,13 +65,61 @@ pub(super) async fn unpack(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Refused> {
+    let query = query(&request)?;
+    let left_out = query.number("left_out")?.unwrap_or(0);
+    let kept = query
+        .number("as_of")?
+        .map(|as_of_ms| FilesFate::Kept { as_of_ms, left_out });
+    let onto = match kept {
+        Some(_) => Onto::Instead,
+        None => Onto::Beside,
+    };
     let _activity = match shared.tenure.open() {
+        // What a conversation has by now is not taken away from it.
+        Ok(_) if onto == Onto::Instead => {
+            let message = "files of an earlier sandbox go into one that is nobody's yet";
+            return Err(refuse(RefusalKind::Conflict, message));
+        }
         Ok(activity) => Some(activity),
         Err(LeaseError::Unbound) => None,
         Err(error) => return Err(error.into()),
     };
     let body = BodyDataStream::new(request.into_body());
-    json(StatusCode::OK, &shared.files.unpack(body).await?)
+    let unpacked = shared.files.unpack(onto, body).await?;
+    if kept.is_some() {
+        *lock(&shared.kept) = kept;
+    }
+    json(StatusCode::OK, &unpacked)
+}
+
+/// `GET /archive`: a look, however long it takes. The sandbox may end under it, which breaks it off.
+pub(super) async fn pack(shared: &Arc<Shared>, query: &Query) -> Result<Response<Body>, Refused> {
+    shared.tenure.with(Lease::standing)?;
+    let max = query.number("max")?.unwrap_or(u64::MAX);
+    let since = query.value("since").unwrap_or_default();
+    if since.len() > MARK_BYTES || !since.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Err(refuse(
+            RefusalKind::BadRequest,
+            "since must be the mark of an archive",
+        ));
+    }
+    // Another sandbox's mark says nothing of this one's files.
+    let own = format!("{}-", shared.boot);
+    let Some(packing) = shared.files.pack(max, since.strip_prefix(&own)).await? else {
+        return Ok(empty(StatusCode::NO_CONTENT));
+    };
+    let mark = HeaderValue::try_from(own + &packing.digest);
+    let packed = HeaderValue::try_from(packing.packed.to_string());
+    let pieces = packing.into_stream().map(|piece| piece.map(Frame::data));
+    let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+    for (name, value) in [(MARK_HEADER, mark), (PACKED_HEADER, packed)] {
+        if let Ok(value) = value {
+            headers.insert(name, value);
+        }
+    }
+    Ok(response)
 }
 
 async fn write(

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use greenroom_protocol::{
-    AgentConfig, EndReason, Ended, Hello, LeaseGrant, LeaseState, LeaseView, RestartReason, RunEventKind,
-    Standing,
+    AgentConfig, EndReason, Ended, FilesFate, Hello, LeaseGrant, LeaseState, LeaseView, RestartReason,
+    RunEventKind, Standing,
 };
 use tokio::time::{Instant, timeout};
 
@@ -54,6 +54,7 @@ async fn a_loss_is_told_even_by_the_second_to_know() {
     request.restarted = Some(RestartReason::Idle);
     let restarted = Standing::Restarted {
         reason: RestartReason::Idle,
+        files: FilesFate::Gone,
     };
     assert_eq!(standing(&client.post("/lease", &request).await), restarted);
     // The first reason stays, whatever others say, and after it was told it is over.

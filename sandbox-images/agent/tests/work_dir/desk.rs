@@ -59,14 +59,26 @@ impl Desk {
 
     /// Kills the files process as code of the guest might, and waits until it is gone.
     pub(crate) fn kill_files_process(&self) {
-        let marker = self.dir.path().to_str().unwrap().as_bytes().to_vec();
+        self.kill(&["files", self.dir.path().to_str().unwrap()]);
+    }
+
+    /// The same with a child on an errand in this work directory.
+    pub(crate) fn kill_errand(&self, errand: &str) {
+        self.kill(&["errand", errand]);
+    }
+
+    fn kill(&self, wanted: &[&str]) {
         for entry in fs::read_dir("/proc").unwrap() {
             let path = entry.unwrap().path();
             let Ok(line) = fs::read(path.join("cmdline")) else {
                 continue;
             };
-            let mut arguments = line.split(|byte| *byte == 0);
-            if arguments.nth(1) == Some(b"files") && arguments.next() == Some(&marker) {
+            let arguments = line.split(|byte| *byte == 0).skip(1);
+            let is_wanted = arguments
+                .take(wanted.len())
+                .eq(wanted.iter().map(|word| word.as_bytes()));
+            let is_here = fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd == self.dir.path());
+            if is_wanted && is_here {
                 let pid = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
                 let pid = rustix::process::Pid::from_raw(pid).unwrap();
                 let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
@@ -76,7 +88,7 @@ impl Desk {
                 return;
             }
         }
-        panic!("no files process for {:?}", self.dir.path());
+        panic!("no process {wanted:?} in {:?}", self.dir.path());
     }
 }
 

@@ -85,5 +85,6 @@ pub(crate) fn lease(digit: char) -> LeaseRequest {
         idle_ms: 2 * 3600 * 1000,
         lifetime_ms: 24 * 3600 * 1000,
         restarted: None,
+        files: greenroom_protocol::FilesFate::Gone,
     }
 }
