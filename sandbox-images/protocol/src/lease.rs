@@ -48,8 +48,8 @@ pub enum Standing {
     Restarted {
         /// Why it is gone.
         reason: RestartReason,
-        /// What became of its files.
-        #[serde(default)]
+        /// What became of its files. Elsewhere a standing stands beside the files that a run has changed.
+        #[serde(default, rename = "files_fate")]
         files: FilesFate,
     },
 }

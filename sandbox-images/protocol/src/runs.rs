@@ -308,6 +308,7 @@ pub enum RunState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::FilesFate;
 
     #[test]
     fn run_ids_are_file_names() {
@@ -355,7 +356,13 @@ mod tests {
                 },
                 ago_ms: 7,
             }),
-            standing: Standing::New,
+            standing: Standing::Restarted {
+                reason: RestartReason::Idle,
+                files: FilesFate::Kept {
+                    as_of_ms: 7,
+                    left_out: 1,
+                },
+            },
         };
         let kinds = [
             RunEventKind::Accepted {
