@@ -39,6 +39,9 @@ pub(crate) async fn idle(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// A gigabyte by Python itself: what pipes between programs cost under gVisor is not the question.
+const PRINT: &str = "for _ in range(1000): print('y' * 999_999)";
+
 /// The server's own memory with twenty sessions, and after one of them printed a gigabyte.
 pub(crate) async fn server(report: &mut Report) -> Result<()> {
     let greenroom = Greenroom::start(&Config {
@@ -59,8 +62,7 @@ pub(crate) async fn server(report: &mut Report) -> Result<()> {
         "≤ 60 MiB",
     );
     let start = Instant::now();
-    let print = "head -c 1000000000 /dev/zero | tr '\\0' 'y'";
-    let answer = client.bash("bench-session-0", print).await?;
+    let answer = client.python("bench-session-0", PRINT).await?;
     anyhow::ensure!(answer.status() == "ok", "{}", answer.text);
     report.times("a run that prints 1 GB", &[start.elapsed()], "≤ 10 s");
     report.values(
@@ -68,6 +70,16 @@ pub(crate) async fn server(report: &mut Report) -> Result<()> {
         "MiB",
         &[resident(pid)?],
         "unchanged",
+    );
+    let agent = client
+        .python("bench-session-0", "open('/proc/1/statm').read().split()[1]")
+        .await?;
+    let pages: f64 = agent.result().trim_matches('\'').parse()?;
+    report.values(
+        "agent, resident memory after it",
+        "MiB",
+        &[pages / 256.0],
+        "≤ 32 MiB",
     );
     client.close().await?;
     greenroom.finish().await

@@ -165,7 +165,10 @@ async fn r_is_found_by_its_kernelspec() -> Result<()> {
         name,
         &[
             ("r", "x", "ok", "1"),
-            ("r", "quit(status = 4)", "kernel_died", ""),
+            // A kernel asks to be left, as `quit()` of Python does here: nothing is lost.
+            ("r", "quit(status = 4)", "ok", ""),
+            ("r", "exists('x')", "ok", "TRUE"),
+            ("r", "tools::pskill(Sys.getpid(), 9)", "kernel_died", ""),
         ],
     )
     .await?;

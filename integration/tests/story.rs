@@ -327,3 +327,66 @@ async fn what_cannot_be_done_says_which_limit() -> Result<()> {
     client.close().await?;
     greenroom.finish().await
 }
+
+/// A program that was made for the tools of Azure's dynamic sessions.
+#[tokio::test]
+async fn azures_tools_reach_the_same_sandboxes() -> Result<()> {
+    let greenroom = Greenroom::start(&Config {
+        top: "aliases = \"azure\"\n".to_owned(),
+        ..Config::default()
+    })
+    .await?;
+    let client = greenroom.client(Era::Legacy).await?;
+    let launched = client.call("launchShell", json!({})).await?;
+    let id = serde_json::from_str::<Value>(&launched.text)?["environmentId"].clone();
+    let run = async |tool: &str, name: &str, code: Value| -> Result<Value> {
+        let mut arguments = json!({ "environmentId": id });
+        arguments[name] = code;
+        Ok(serde_json::from_str(&client.call(tool, arguments).await?.text)?)
+    };
+    let python = "runPythonCodeInRemoteEnvironment";
+    let shell = "runShellCommandInRemoteEnvironment";
+    let first = run(
+        python,
+        "pythonCode",
+        "x = 41\nopen('f.txt', 'w').write('hi')\nprint(x)".into(),
+    )
+    .await?;
+    assert_eq!(
+        (&first["stdout"], &first["exitCode"]),
+        (&json!("41\n"), &json!(0)),
+        "{first}"
+    );
+    assert!(
+        first["session"]
+            .as_str()
+            .is_some_and(|said| said.starts_with("new")),
+        "{first}"
+    );
+    let second = run(python, "pythonCode", "print(x + 1)\n1 / 0".into()).await?;
+    assert_eq!(
+        (&second["stdout"], &second["exitCode"]),
+        (&json!("42\n"), &json!(1)),
+        "{second}"
+    );
+    assert!(
+        second["stderr"]
+            .as_str()
+            .is_some_and(|text| text.contains("ZeroDivisionError")),
+        "{second}"
+    );
+    assert!(second.get("session").is_none(), "{second}");
+    let words = run(shell, "execCommandAndArgs", json!(["cat", "f.txt"])).await?;
+    assert_eq!(words["stdout"], "hi", "{words}");
+    let failed = run(shell, "shellCommand", "echo out; echo err >&2; (exit 3)".into()).await?;
+    assert_eq!(
+        (&failed["stdout"], &failed["stderr"], &failed["exitCode"]),
+        (&json!("out\n"), &json!("err\n"), &json!(3)),
+        "{failed}"
+    );
+    let own = json!({ "conversation_id": id, "code": "x" });
+    let own = client.call("execute_code", own).await?;
+    assert_eq!((own.result(), own.session()), ("41", "existing"), "{}", own.text);
+    client.close().await?;
+    greenroom.finish().await
+}

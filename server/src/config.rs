@@ -34,6 +34,8 @@ pub struct Config {
     pub default_pool: PoolName,
     /// `tools`: what `tools/list` shows.
     pub tools: Vec<ToolName>,
+    /// `aliases`: names that other systems have for the same.
+    pub aliases: Aliases,
     /// `errors`: whether the failure of user code is flagged.
     pub errors: ErrorStyle,
     /// `patience`: how long a call waits for its run before it is handed back as a background run.
@@ -62,6 +64,15 @@ pub struct Config {
     pub links: LinkConfig,
     /// `[pool.*]`, by name; at least one.
     pub pools: BTreeMap<PoolName, PoolConfig>,
+}
+
+/// Tools under the names of another system, beside our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aliases {
+    /// None.
+    None,
+    /// Those of Azure's dynamic sessions.
+    Azure,
 }
 
 /// Whether `isError` is set for what user code did.

@@ -27,7 +27,7 @@ use std::{
 
 use greenroom_protocol::{
     Deleted, EndReason, FileEntry, FileList, GENERATION, Hello, LeaseGrant, LeaseRequest, LeaseState,
-    RefusalKind, RunId, RunList, RunRequest, Unpacked, limits,
+    Packages, RefusalKind, RunId, RunList, RunRequest, Unpacked, limits,
 };
 use http::{HeaderMap, Method};
 use http_body_util::{Either, Full};
@@ -170,6 +170,17 @@ impl Guest {
         self.note(ask.done(&self.shared.runs).await)
     }
 
+    /// Acknowledges what a run said of a kernel that lost its variables.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn told_loss(&self, run: &RunId) -> Result<(), GuestError> {
+        check_run(run)?;
+        let path = format!("/runs/{}/told", encode(&run.0, Slashes::Encoded));
+        let ask = Ask::new("that a loss was told", Method::POST, target(&path));
+        self.note(ask.done(&self.shared.runs).await)
+    }
+
     /// The lease as it stands.
     ///
     /// # Errors
@@ -267,6 +278,15 @@ impl Guest {
     /// [`GuestError`].
     pub async fn runs(&self) -> Result<RunList, GuestError> {
         let ask = Ask::new("for its runs", Method::GET, target("/runs"));
+        self.heed(ask.answer(&self.shared.runs, LIST).await)
+    }
+
+    /// The packages of its image, as that lists them.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn packages(&self) -> Result<Packages, GuestError> {
+        let ask = Ask::new("for its packages", Method::GET, target("/packages"));
         self.heed(ask.answer(&self.shared.runs, LIST).await)
     }
 

@@ -24,7 +24,7 @@ mod table;
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use greenroom_protocol::{EndReason, LeaseState, RefusalKind, RestartReason, Standing};
+use greenroom_protocol::{EndReason, LeaseState, RefusalKind, RestartReason, RunId, Standing};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -198,9 +198,6 @@ impl Sessions {
             .get(&key.pool)
             .ok_or_else(|| OpenError::NoPool(key.pool.clone()))?;
         let name = self.shared.secret.session_name(key);
-        if let Some(bond) = self.shared.table.serving(&name, terms.idle) {
-            return Ok(self.session(name, bond));
-        }
         self.shared.news_settled(&name).await;
         if let Some(bond) = self.shared.table.serving(&name, terms.idle) {
             return Ok(self.session(name, bond));
@@ -396,13 +393,15 @@ impl Drop for Landing {
 }
 
 impl Session {
-    /// An answer that says `standing` is on its way: calls that come meanwhile wait for it a little.
+    /// An answer that says `standing`, and what run `loss` says of a kernel that lost its variables, is on its way:
+    /// calls that come meanwhile wait for it a little.
     #[must_use]
-    pub fn telling(self, standing: Standing) -> Telling {
+    pub fn telling(self, standing: Standing, loss: Option<RunId>) -> Telling {
         let under_way = self.shared.table.telling(&self.name);
         Telling {
             session: self,
             standing,
+            loss,
             _under_way: under_way,
         }
     }
@@ -432,6 +431,7 @@ impl Session {
 pub struct Telling {
     session: Session,
     standing: Standing,
+    loss: Option<RunId>,
     _under_way: watch::Sender<()>,
 }
 
@@ -441,6 +441,9 @@ impl Telling {
     /// # Errors
     /// [`OpenError`]: the news will be told again.
     pub async fn told(self) -> Result<(), OpenError> {
+        if let Some(run) = &self.loss {
+            self.session.guest.told_loss(run).await?;
+        }
         self.session.told(&self.standing).await
     }
 

@@ -52,7 +52,7 @@ async fn a_call_waits_for_the_answer_before_it_to_be_told() {
     let engine = FakeEngine::new();
     let server = Server::start(&engine, "one");
     let first = server.open("tea").await;
-    let telling = first.clone().telling(Standing::New);
+    let telling = first.clone().telling(Standing::New, None);
     let told = async {
         sleep(Duration::from_millis(100)).await;
         telling.told().await.unwrap();
@@ -61,10 +61,10 @@ async fn a_call_waits_for_the_answer_before_it_to_be_told() {
     assert_eq!(next.standing, Standing::Existing);
     // An answer that never arrives holds nobody up, and its news is told again.
     let other = server.open("cake").await;
-    drop(other.clone().telling(Standing::New));
+    drop(other.clone().telling(Standing::New, None));
     assert_eq!(server.open("cake").await.standing, Standing::New);
     // Nor does one that takes its time.
-    let slow = other.telling(Standing::New);
+    let slow = other.telling(Standing::New, None);
     assert_eq!(server.open("cake").await.standing, Standing::New);
     drop(slow);
     end(&engine, server, &["tea", "cake"]).await;

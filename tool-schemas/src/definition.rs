@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Address, CancelRun, DeleteFile, DownloadFile, ExecuteCode, GetRun, ListFiles, ResetSession, SessionInfo,
-    ToolName, UploadFile, clean_schema,
+    Address, CancelRun, DeleteFile, DownloadFile, ExecuteCode, GetRun, LaunchShell, ListFiles, ResetSession,
+    RunPythonCode, RunShellCommand, SessionInfo, ToolName, UploadFile, clean_schema,
 };
 
 /// One tool as `tools/list` shows it.
@@ -115,8 +115,31 @@ impl Definition {
                 LOOK,
                 clean_schema::<SessionInfo>(),
             ),
+            ToolName::LaunchShell => (
+                "Name an environment",
+                LAUNCH_SHELL,
+                LOOK,
+                clean_schema::<LaunchShell>(),
+            ),
+            ToolName::RunPythonCode => (
+                "Run Python",
+                RUN_PYTHON_CODE,
+                hints(false, true, false),
+                clean_schema::<RunPythonCode>(),
+            ),
+            ToolName::RunShellCommand => (
+                "Run a command",
+                RUN_SHELL_COMMAND,
+                hints(false, true, false),
+                clean_schema::<RunShellCommand>(),
+            ),
         };
-        let mut input_schema = addressed(own, pools);
+        // An environmentId is Azure's word for where a call goes.
+        let mut input_schema = if name.is_azure() {
+            closed(own)
+        } else {
+            addressed(own, pools)
+        };
         if folder == Folder::None
             && let Some(Value::Object(properties)) = input_schema.get_mut("properties")
         {
@@ -172,9 +195,16 @@ impl Definition {
     }
 }
 
+/// What takes nothing says so.
+fn closed(mut schema: Map<String, Value>) -> Map<String, Value> {
+    schema.entry("properties").or_insert_with(|| json!({}));
+    schema
+}
+
 /// Adds where a call goes to what a tool takes.
-fn addressed(mut schema: Map<String, Value>, pools: Pools) -> Map<String, Value> {
+fn addressed(schema: Map<String, Value>, pools: Pools) -> Map<String, Value> {
     let address = clean_schema::<Address>();
+    let mut schema = closed(schema);
     let properties = schema.entry("properties").or_insert_with(|| json!({}));
     if let (Some(own), Some(Value::Object(address))) = (properties.as_object_mut(), address.get("properties"))
     {
@@ -225,3 +255,14 @@ const DELETE_FILE: &str = "Delete a file, or a folder with all that is in it.";
 
 const SESSION_INFO: &str = "\
 What the sandbox is: languages and versions, limits, age, time left, runs. It never makes a sandbox: without one it says so.";
+
+const LAUNCH_SHELL: &str = "\
+Name a new remote environment: its environmentId is what the other two tools take. The sandbox itself starts with the first command.";
+
+const RUN_PYTHON_CODE: &str = "\
+Run Python in a remote environment. Variables and files in /mnt/data are there in the next call. The answer is JSON with stdout, \
+stderr and exitCode; `session` in it tells when nothing from earlier exists. There is no network.";
+
+const RUN_SHELL_COMMAND: &str = "\
+Run a command with bash, which keeps its variables and current directory, in a remote environment. The answer is JSON with stdout, \
+stderr and exitCode; `session` in it tells when nothing from earlier exists. There is no network.";

@@ -2,6 +2,7 @@
 //! this crate are the rendering that a test compares.
 
 mod arguments;
+mod azure;
 mod definition;
 mod lenient;
 mod names;
@@ -12,6 +13,7 @@ pub use arguments::{
     Address, CancelRun, DeleteFile, DownloadFile, Encoding, ExecuteCode, GetRun, ListFiles, ResetSession,
     SessionInfo, UploadFile,
 };
+pub use azure::{LaunchShell, RunPythonCode, RunShellCommand};
 pub use definition::{Definition, Folder, Hints, Pools};
 pub use names::ToolName;
 pub use result::{ErrorMeta, FileMeta, RESULT_KEY, ResultMeta, RunMeta, RunStatus, SessionState, StreamMeta};

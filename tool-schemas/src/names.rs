@@ -23,6 +23,12 @@ pub enum ToolName {
     DeleteFile,
     /// Says what the sandbox is and has.
     SessionInfo,
+    /// Azure's: names an environment.
+    LaunchShell,
+    /// Azure's: runs Python in one.
+    RunPythonCode,
+    /// Azure's: runs a command in one.
+    RunShellCommand,
 }
 
 impl ToolName {
@@ -50,6 +56,15 @@ impl ToolName {
         Self::SessionInfo,
     ];
 
+    /// What `aliases = "azure"` adds: the tools of dynamic sessions under their own names.
+    pub const AZURE: [Self; 3] = [Self::LaunchShell, Self::RunPythonCode, Self::RunShellCommand];
+
+    /// Whether it is one of those.
+    #[must_use]
+    pub fn is_azure(self) -> bool {
+        Self::AZURE.contains(&self)
+    }
+
     /// The name on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -63,6 +78,9 @@ impl ToolName {
             Self::ResetSession => "reset_session",
             Self::DeleteFile => "delete_file",
             Self::SessionInfo => "session_info",
+            Self::LaunchShell => "launchShell",
+            Self::RunPythonCode => "runPythonCodeInRemoteEnvironment",
+            Self::RunShellCommand => "runShellCommandInRemoteEnvironment",
         }
     }
 }
@@ -77,8 +95,13 @@ impl FromStr for ToolName {
     type Err = ();
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
+        // What launchShell was called at first.
+        if name == "launchPythonEnvironment" {
+            return Ok(Self::LaunchShell);
+        }
         Self::FULL
             .into_iter()
+            .chain(Self::AZURE)
             .find(|tool| tool.as_str() == name)
             .ok_or(())
     }

@@ -25,6 +25,7 @@ fn published(name: &str, value: &Value) {
 fn definitions() -> impl Iterator<Item = Definition> {
     ToolName::FULL
         .into_iter()
+        .chain(ToolName::AZURE)
         .flat_map(|name| [Pools::One, Pools::Several].map(|pools| Definition::of(name, pools)))
 }
 
@@ -50,7 +51,7 @@ fn a_folder_is_named_only_where_one_is_shared() {
 
 #[test]
 fn the_published_contract_is_what_the_types_say() {
-    for name in ToolName::FULL {
+    for name in ToolName::FULL.into_iter().chain(ToolName::AZURE) {
         published(name.as_str(), &Definition::of(name, Pools::One).to_json());
     }
     published("result", &Value::Object(clean_schema::<ResultMeta>()));
@@ -97,7 +98,13 @@ fn schemas_are_closed_and_clean() {
         assert!(found.is_empty(), "{}: {found:?}", tool.name);
         assert_eq!(schema["type"], "object", "{}", tool.name);
         assert_eq!(schema["additionalProperties"], json!(false), "{}", tool.name);
-        assert!(tool.arguments().contains(&"conversation_id"), "{}", tool.name);
+        let own_word = !tool.name.is_azure();
+        assert_eq!(
+            tool.arguments().contains(&"conversation_id"),
+            own_word,
+            "{}",
+            tool.name
+        );
         for key in schema.as_object().unwrap().keys() {
             let known = ["type", "properties", "required", "additionalProperties"];
             assert!(known.contains(&key.as_str()), "{}: {key}", tool.name);
@@ -116,12 +123,9 @@ fn a_pool_is_an_argument_only_where_there_is_a_choice() {
 #[test]
 fn names_titles_and_descriptions_fit_every_client() {
     for tool in definitions() {
-        assert!(
-            tool.name
-                .as_str()
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b == b'_')
-        );
+        assert!(tool.name.as_str().bytes().all(|b| b.is_ascii_lowercase()
+            || b == b'_'
+            || (tool.name.is_azure() && b.is_ascii_uppercase())));
         assert!(!tool.title.is_empty());
         assert!(
             (40..2000).contains(&tool.description.len()),

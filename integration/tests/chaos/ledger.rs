@@ -27,7 +27,7 @@ impl Seen {
         let lost = answer.session() == "restarted"
             || answer.status() == "kernel_died"
             || answer.field("failure") == "lost"
-            || answer.text.contains("died since its last run");
+            || answer.text.contains("python was restarted (");
         let said = match answer.session() {
             _ if lost => Said::Lost,
             "new" => Said::New,
@@ -61,8 +61,6 @@ pub(crate) struct Ledger {
     said: bool,
     /// The record of its sandbox may have been taken away, too.
     unrecorded: bool,
-    /// What ran its code may have been killed, and the answer that said so lost with its server: agents tell that once.
-    killed_inside: bool,
     /// State that was lost, and said to be.
     pub(crate) losses: usize,
 }
@@ -75,7 +73,6 @@ impl Ledger {
             unsure: 0,
             said: false,
             unrecorded: false,
-            killed_inside: false,
             losses: 0,
         }
     }
@@ -83,11 +80,6 @@ impl Ledger {
     /// Somebody removed a sandbox with its record.
     pub(crate) fn may_lose_its_record(&mut self) {
         self.unrecorded = true;
-    }
-
-    /// Somebody killed its kernels from inside.
-    pub(crate) fn may_lose_its_kernels(&mut self) {
-        self.killed_inside = true;
     }
 
     /// Takes what a call saw.
@@ -125,14 +117,12 @@ impl Ledger {
                 );
             }
             Some((known, before)) => {
-                let excused =
-                    (said == Said::New && self.unrecorded) || (self.killed_inside && self.unsure > 0);
+                let excused = said == Said::New && self.unrecorded;
                 if !(told || excused) {
                     bail!("lost {known}, {before}, has {mark}, {count}, and nobody said so ({said:?})");
                 }
                 self.losses += 1;
                 self.unrecorded &= !excused;
-                self.killed_inside = false;
             }
             None => ensure!(count <= 1 + self.unsure, "starts with {count}"),
         }

@@ -125,9 +125,6 @@ impl World {
                 .iter_mut()
                 .filter(|(known, _)| *known == fault)
                 .for_each(|(_, count)| *count += 1);
-            if fault == Fault::KillInside {
-                self.ledgers[0].may_lose_its_kernels();
-            }
             if fault == Fault::Remove {
                 // No record of it is left: a server that never saw it cannot know.
                 self.ledgers.iter_mut().for_each(Ledger::may_lose_its_record);

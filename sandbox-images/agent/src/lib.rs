@@ -20,6 +20,7 @@ mod images;
 pub mod kernel;
 mod lease;
 mod output;
+mod packages;
 pub mod platform;
 mod processes;
 pub mod relay;

@@ -14,6 +14,7 @@ mod lane;
 mod log;
 mod owner;
 mod stop;
+mod untold;
 
 use std::{
     collections::BTreeSet,
@@ -223,6 +224,15 @@ impl Runs {
                 Ok(())
             }
         }
+    }
+
+    /// An answer with what this run says has arrived: a loss that it told of is old news.
+    pub(crate) fn told(&self, id: &str) -> Result<(), RunsError> {
+        let run = self.find(id)?;
+        if let Some(lane) = self.lane(run.language) {
+            lane.untold.told(&run.id);
+        }
+        Ok(())
     }
 
     /// The lane of a language: its own, or that of the kernel that stands in for one.

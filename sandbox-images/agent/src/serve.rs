@@ -27,7 +27,7 @@ use self::{
 use crate::{
     agent::{Shared, lock},
     lease::{Lease, LeaseError, millis},
-    tunnel,
+    packages, tunnel,
 };
 
 /// Largest HTTP/2 frame that is accepted: fewer frames for an upload, and no stall for its neighbours.
@@ -112,12 +112,23 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             shared.runs.cancel(id)?;
             Ok(empty(StatusCode::ACCEPTED))
         }
+        ("POST", "runs", Some(below)) => {
+            let id = below.strip_suffix("/told").ok_or_else(no_route)?;
+            shared.tenure.with(Lease::standing)?;
+            shared.runs.told(id)?;
+            Ok(empty(StatusCode::NO_CONTENT))
+        }
+        ("GET", "packages", None) => json(StatusCode::OK, &packages::listed().await),
         ("GET", "files", None) => files::list(shared, &query(&request)?).await,
         ("PUT", "archive", None) => files::unpack(shared, request).await,
         ("GET", "archive", None) => files::pack(shared, &query(&request)?).await,
         (_, "files", Some(file)) => files::one(shared, file, request).await,
-        _ => Err(refuse(RefusalKind::NotFound, "there is no such route")),
+        _ => Err(no_route()),
     }
+}
+
+fn no_route() -> Refused {
+    refuse(RefusalKind::NotFound, "there is no such route")
 }
 
 async fn hello(shared: &Arc<Shared>, query: &Query) -> Result<Response<Body>, Refused> {

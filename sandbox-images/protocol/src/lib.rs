@@ -16,6 +16,8 @@
 //! | `GET /runs` | → [`RunList`] |
 //! | `GET /runs/{id}[?from=N][&wait=S]` | → stream of [`RunEvent`] from `N`; follows to the end, with `wait` for at most `S` seconds |
 //! | `DELETE /runs/{id}` | → 202 interrupting, 404, 409 already finished |
+//! | `POST /runs/{id}/told` | → 204: an answer with this run's news of a lost kernel has arrived |
+//! | `GET /packages` | → [`Packages`] |
 //! | `GET /files?path=P&recursive=B` | → [`FileList`] |
 //! | `GET /files/{path}` (`Range: bytes=a-b`) | → bytes, 200 or 206; `x-greenroom-size` is the whole size |
 //! | `GET /files/{path}?picture=N` | → a PNG or JPEG with no side longer than `N`; `x-greenroom-pixels` are [`Pixels`] |
@@ -38,6 +40,7 @@ mod files;
 mod hello;
 mod language;
 mod lease;
+mod packages;
 mod range;
 mod refusal;
 mod runs;
@@ -52,6 +55,7 @@ pub use lease::{
     ArchiveFault, EndReason, Ended, FilesFate, KeyDigest, LeaseGrant, LeaseRequest, LeaseState, LeaseView,
     RestartReason, Standing,
 };
+pub use packages::{PACKAGES_PATH, Package, Packages};
 pub use range::ByteRange;
 pub use refusal::{Refusal, RefusalKind};
 pub use runs::{

@@ -30,6 +30,10 @@ pub const IMAGES: usize = 4;
 pub const IMAGE_BYTES: usize = 300 << 10;
 /// Longest side of an image as sent, in pixels.
 pub const IMAGE_PIXELS: u32 = 1568;
+/// Packages that an image lists …
+pub const PACKAGES: usize = 4096;
+/// … in a file of so many bytes.
+pub const PACKAGES_BYTES: u64 = 4 << 20;
 /// A path, in bytes.
 pub const PATH_BYTES: usize = 1024;
 /// One segment of a path, in bytes.

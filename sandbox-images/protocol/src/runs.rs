@@ -241,9 +241,12 @@ pub struct StreamSummary {
     pub bytes: u64,
     /// Bytes that no event carried.
     pub omitted: u64,
-    /// Where all of it was spilled, relative to the work directory, if anything was omitted.
+    /// Where it was spilled, relative to the work directory, if anything was omitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// How many of its first bytes lie there, if not all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spilled: Option<u64>,
 }
 
 /// A file in the work directory that a run changed.
@@ -337,6 +340,7 @@ mod tests {
                 bytes: 9,
                 omitted: 3,
                 path: Some(".greenroom/runs/x".into()),
+                spilled: Some(6),
             },
             error: None,
             result: Some("2".into()),

@@ -12,8 +12,8 @@ use greenroom_tool_schemas::ToolName;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, ConversationConfig, Cpus, EngineConfig, EngineKind, ErrorStyle, HttpConfig, Limits, LinkConfig,
-    LogFormat, MetaPath, PoolConfig, Runtime, Size,
+    Aliases, Config, ConversationConfig, Cpus, EngineConfig, EngineKind, ErrorStyle, HttpConfig, Limits,
+    LinkConfig, LogFormat, MetaPath, PoolConfig, Runtime, Size,
     layers::{Effective, Layers, Raw, Report, Source, place},
     settings::{Setting, words},
 };
@@ -122,6 +122,7 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
     let config = Config {
         listen: listen(from),
         tools: from.take("tools", Tools(ToolName::STANDARD.to_vec())).0,
+        aliases: from.take("aliases", Aliases::None),
         errors: from.take("errors", ErrorStyle::Result),
         patience: patience(from),
         stdio_linger: from.take("stdio_linger", 10 * MINUTE),
@@ -450,6 +451,7 @@ enum Egress {
 
 words!(PoolKind { "interpreter" => PoolKind::Interpreter });
 words!(Egress { "none" => Egress::None });
+words!(Aliases { "none" => Aliases::None, "azure" => Aliases::Azure });
 words!(ErrorStyle { "result" => ErrorStyle::Result, "flag" => ErrorStyle::Flag });
 words!(LogFormat { "text" => LogFormat::Text, "json" => LogFormat::Json });
 words!(EngineKind { "docker" => EngineKind::Docker });

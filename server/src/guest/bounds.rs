@@ -4,7 +4,7 @@
 //! what breaks a limit is refused.
 
 use greenroom_protocol::{
-    FileList, Hello, KeyDigest, LeaseGrant, LeaseState, RunEventKind, RunId, RunList, limits,
+    FileList, Hello, KeyDigest, LeaseGrant, LeaseState, Packages, RunEventKind, RunId, RunList, limits,
 };
 
 use super::error::{GuestError, shown};
@@ -98,6 +98,18 @@ impl Bounded for RunList {
         for run in &mut self.runs {
             run_id(&run.id)?;
             run.title = shown(&run.title);
+        }
+        Ok(self)
+    }
+}
+
+impl Bounded for Packages {
+    fn bounded(mut self) -> Result<Self, GuestError> {
+        at_most("packages", self.packages.len(), limits::PACKAGES)?;
+        for package in &mut self.packages {
+            for text in [&mut package.kind, &mut package.name, &mut package.version] {
+                *text = shown(text);
+            }
         }
         Ok(self)
     }

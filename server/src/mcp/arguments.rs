@@ -28,6 +28,9 @@ const OUTPUT_CHARS: std::ops::RangeInclusive<u64> = 1_000..=200_000;
 /// Most bytes of a file in one answer: as base64 they stay below the size at which hosts cut.
 pub(super) const DOWNLOAD_BYTES: u64 = 600 << 10;
 
+/// Azure's word for a conversation.
+const ENVIRONMENT: &str = "environmentId";
+
 /// Fewer pixels show nothing.
 const PIXELS_LEAST: u32 = 16;
 
@@ -79,6 +82,7 @@ pub(super) enum Request {
         path: WorkPath,
     },
     Info,
+    Launch,
 }
 
 /// Code to run.
@@ -89,6 +93,7 @@ pub(super) struct Execute {
     pub timeout: Duration,
     pub waiting: Waiting,
     pub chars: usize,
+    pub form: Form,
 }
 
 /// A file to read.
@@ -99,6 +104,15 @@ pub(super) struct Download {
     pub length: Option<u64>,
     /// Longest side of an image as it is shown, in pixels.
     pub side: u32,
+}
+
+/// What the answer to a run looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A text for a model.
+    Text,
+    /// Azure's JSON.
+    Azure,
 }
 
 /// Whether a call waits for its run.
@@ -208,6 +222,23 @@ impl<'a> Arguments<'a> {
         Ok(Self { tool, fields })
     }
 
+    /// Takes out which conversation the call is for.
+    ///
+    /// # Errors
+    /// It is no text.
+    pub(super) fn conversation(&mut self) -> Result<Option<String>, Failure> {
+        if !self.tool.name.is_azure() {
+            return self.address("conversation_id");
+        }
+        match self.fields.get(ENVIRONMENT) {
+            None => Ok(None),
+            Some(Value::String(text)) if !text.is_empty() => Ok(Some(text.clone())),
+            Some(_) => Err(Failure::bad_argument(format!(
+                "{ENVIRONMENT} is the text that launchShell told"
+            ))),
+        }
+    }
+
     /// Takes out one of the arguments that say where a call goes.
     ///
     /// # Errors
@@ -241,6 +272,9 @@ impl<'a> Arguments<'a> {
                 file(&path).map(|path| Request::Delete { path })
             }
             ToolName::SessionInfo => self.read().map(|schemas::SessionInfo {}| Request::Info),
+            ToolName::LaunchShell => self.read().map(|schemas::LaunchShell {}| Request::Launch),
+            ToolName::RunPythonCode => azure_code(self.read()?, pool, limits).map(Request::Execute),
+            ToolName::RunShellCommand => azure_command(self.read()?, pool, limits).map(Request::Execute),
         }
     }
 
@@ -309,7 +343,68 @@ fn execute(args: schemas::ExecuteCode, pool: &PoolConfig, limits: &Limits) -> Re
             Some(false) | None => Waiting::Patiently,
         },
         chars,
+        form: Form::Text,
     })
+}
+
+fn azure_code(args: schemas::RunPythonCode, pool: &PoolConfig, limits: &Limits) -> Result<Execute, Failure> {
+    azure(
+        args.python_code,
+        Language::Python,
+        args.timeout_seconds,
+        pool,
+        limits,
+    )
+}
+
+fn azure_command(
+    args: schemas::RunShellCommand,
+    pool: &PoolConfig,
+    limits: &Limits,
+) -> Result<Execute, Failure> {
+    let command = match (args.shell_command, args.exec_command_and_args) {
+        (Some(command), None) => command,
+        (None, Some(words)) if !words.is_empty() => words
+            .iter()
+            .map(|word| quoted(word))
+            .collect::<Vec<_>>()
+            .join(" "),
+        _ => {
+            return Err(Failure::bad_argument(
+                "one of shellCommand and execCommandAndArgs is needed, not both".to_owned(),
+            ));
+        }
+    };
+    azure(command, Language::Bash, args.timeout_seconds, pool, limits)
+}
+
+/// Azure's calls have fewer wishes than ours.
+fn azure(
+    code: String,
+    language: Language,
+    timeout_seconds: Option<u64>,
+    pool: &PoolConfig,
+    limits: &Limits,
+) -> Result<Execute, Failure> {
+    let args = schemas::ExecuteCode {
+        code,
+        language: None,
+        timeout_seconds,
+        background: None,
+        max_output_chars: None,
+    };
+    let execute = execute(args, pool, limits)?;
+    let form = Form::Azure;
+    Ok(Execute {
+        language,
+        form,
+        ..execute
+    })
+}
+
+/// A word that a shell takes as it is.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Which languages there are is the image's to say: the agent refuses what it lacks, and names what it has.

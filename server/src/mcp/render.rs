@@ -4,6 +4,7 @@
 //! result, standard error or a traceback, changed files, notes. Text is complete without the machine-readable
 //! part, which repeats it for programs.
 
+mod azure;
 mod files;
 mod hints;
 mod links;
@@ -18,10 +19,12 @@ mod tests;
 
 use greenroom_protocol::{RestartReason, Standing, WORK_DIR};
 use greenroom_tool_schemas::{ResultMeta, SessionState};
+use serde_json::Value;
 
 use crate::{conversation::ConversationId, error::Failure};
 
 pub(super) use self::{
+    azure::launched,
     files::{Content, Text, deleted, downloaded, listed, uploaded},
     links::{Reach, download_link, saved, upload_link},
     run::{RunStyle, lost, run, runs},
@@ -40,6 +43,8 @@ pub(super) struct Answer {
     pub images: Vec<Image>,
     /// For programs.
     pub meta: ResultMeta,
+    /// For programs that know another contract: the text says the same.
+    pub structured: Option<Value>,
     /// Whether Greenroom could not do what was asked.
     pub is_error: bool,
 }

@@ -272,6 +272,7 @@ fn result(answer: Answer, modern: bool) -> CallToolResult {
     } else {
         CallToolResult::success(content)
     };
+    result.structured_content = answer.structured;
     let mut meta = MetaObject::default();
     meta.0.insert(
         RESULT_KEY.to_owned(),

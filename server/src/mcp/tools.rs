@@ -27,11 +27,11 @@ use super::{
     arguments::{Arguments, Request},
     caller::{Caller, Carrier, Freight, News, Reached},
     conversation::{Asked, Origin, Resolved, Resolver},
-    render::{Answer, Heading, Session as Seen, Tell},
+    render::{self, Answer, Heading, Session as Seen, Tell},
     watch::{Await, Watch},
 };
 use crate::{
-    config::{Config, PoolConfig},
+    config::{Aliases, Config, PoolConfig},
     conversation::{PoolName, Secret, SessionKey},
     error::{Failure, FailureKind},
     links::Links,
@@ -119,10 +119,8 @@ impl Tools {
         Self {
             sessions,
             resolver: Resolver::new(config.conversation.clone(), secret),
-            definitions: config
-                .tools
-                .iter()
-                .map(|name| (*name, Definition::offering(*name, pools, folder)))
+            definitions: offered(&config)
+                .map(|name| (name, Definition::offering(name, pools, folder)))
                 .collect(),
             ways,
             in_flight: Arc::new(Semaphore::new(config.limits.calls)),
@@ -209,6 +207,7 @@ impl Tools {
             Request::Reset => self.reset(&call).await,
             Request::Delete { path } => self.delete(&call, &path).await,
             Request::Info => self.info(&call).await,
+            Request::Launch => launch(),
         };
         match done {
             Ok(outcome) => outcome,
@@ -237,7 +236,7 @@ impl Tools {
         caller: Caller<'a>,
     ) -> Result<(Call<'a>, Request), Failure> {
         let mut arguments = Arguments::new(tool, arguments)?;
-        let conversation = arguments.address("conversation_id")?;
+        let conversation = arguments.conversation()?;
         let (name, pool) = self.pool(arguments.address("pool")?.as_deref())?;
         let resolved = self
             .resolver
@@ -370,6 +369,15 @@ impl fmt::Debug for Tools {
     }
 }
 
+/// The tools that are configured, and those that go by other systems' names.
+fn offered(config: &Config) -> impl Iterator<Item = ToolName> {
+    let aliases: &[ToolName] = match config.aliases {
+        Aliases::None => &[],
+        Aliases::Azure => &ToolName::AZURE,
+    };
+    config.tools.iter().chain(aliases).copied()
+}
+
 /// Terms of a session that nobody may come back to.
 fn short(pool: &PoolConfig, provenance: Provenance) -> Terms {
     Terms {
@@ -428,11 +436,35 @@ impl Call<'_> {
 
 /// An answer whose news, if it has any, is to be acknowledged.
 fn with_news(answer: Answer, session: Session, standing: &Standing) -> Outcome {
-    let news = match standing {
-        Standing::Existing => None,
-        Standing::New | Standing::Restarted { .. } => Some(News(session.telling(standing.clone()))),
+    with_loss(answer, session, standing, None)
+}
+
+/// The same where a run may say in it that its kernel has lost its variables.
+fn with_loss(answer: Answer, session: Session, standing: &Standing, loss: Option<RunId>) -> Outcome {
+    let news = match (standing, &loss) {
+        (Standing::Existing, None) => None,
+        (Standing::Existing, Some(_)) | (Standing::New | Standing::Restarted { .. }, _) => {
+            Some(News(session.telling(standing.clone(), loss)))
+        }
     };
     Outcome { answer, news }
+}
+
+/// A name for an environment of Azure's tools. One that the client made itself would do as well, so it is none that
+/// proves that a sandbox existed.
+fn launch() -> Result<Outcome, Stop> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| {
+        Failure::new(
+            FailureKind::Internal,
+            format!("no environmentId could be made: {error}"),
+        )
+    })?;
+    let id = uuid::Builder::from_random_bytes(random).into_uuid();
+    Ok(Outcome {
+        answer: render::launched(&id.to_string()),
+        news: None,
+    })
 }
 
 /// A failure of a call whose conversation is not even known.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use greenroom_protocol::{
-    Language, RunError, RunEvent, RunEventKind, RunId, RunOutcome, RunState, RunSummary, Standing, Stream,
-    StreamSummary, limits,
+    KernelFate, Language, RunError, RunEvent, RunEventKind, RunId, RunOutcome, RunState, RunSummary,
+    Standing, Stream, StreamSummary, limits,
 };
 
 /// Bytes of text of one stream that are kept. The agent sends 128 KiB, four times that if all of it was escaped.
@@ -253,6 +253,12 @@ impl Transcript {
         }
     }
 
+    /// This run, if it says that its kernel has lost its variables.
+    pub(super) fn loss(&self) -> Option<RunId> {
+        let restarted = |outcome: &RunOutcome| outcome.kernel == KernelFate::Restarted;
+        (self.lost.is_some() || self.outcome().is_some_and(restarted)).then(|| self.id.clone())
+    }
+
     /// What the outcome says of a stream, or what has been seen of it.
     pub(super) fn summary(&self, stream: Stream) -> StreamSummary {
         let (seen, said) = match stream {
@@ -263,6 +269,7 @@ impl Transcript {
             bytes: seen.bytes,
             omitted: seen.gaps.iter().map(|(_, bytes)| bytes).sum(),
             path: None,
+            spilled: None,
         });
         if summary.path.is_none() {
             summary.path.clone_from(&seen.saved);

@@ -22,6 +22,7 @@ use crate::child::Quarters;
 const HOST: &str = concat!(
     include_str!("host/start.py"),
     include_str!("host/talk.py"),
+    include_str!("host/memory.py"),
     include_str!("host/streams.py"),
     include_str!("host/words.py"),
     include_str!("host/show.py"),
@@ -123,6 +124,8 @@ impl Dialect for Python {
         command
             .args(["-c", LOADER])
             .env("MPLBACKEND", "agg")
+            // Each arena is address space that counts as memory, see host/memory.py.
+            .env("MALLOC_ARENA_MAX", "4")
             .stdin(Stdio::null())
             .stdout(ends.stdout)
             .stderr(ends.stderr)

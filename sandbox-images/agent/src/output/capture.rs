@@ -151,10 +151,12 @@ impl Capture {
         let held = record.overwrite.release();
         record.keep(&held).await;
         let events = events(self.stream, &mut record.kept, record.sent, Arrival::InTime);
+        let spilled = record.spill.finish().await;
         let summary = StreamSummary {
             bytes: record.kept.total() + record.overwrite.overwritten(),
             omitted: record.kept.omitted(),
-            path: record.spill.finish().await,
+            path: spilled.path,
+            spilled: spilled.first,
         };
         (events, summary)
     }

@@ -25,8 +25,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Spill {
     quarters: Arc<Quarters>,
     path: String,
-    left: u64,
+    written: u64,
+    limit: u64,
+    /// Whether there was more than the limit.
+    over: bool,
     state: State,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spilled {
+    /// Where the file is, if there is one.
+    pub(crate) path: Option<String>,
+    /// Its bytes, if it lacks the rest.
+    pub(crate) first: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -42,18 +54,22 @@ impl Spill {
         Self {
             quarters,
             path,
-            left: limit,
+            written: 0,
+            limit,
+            over: false,
             state: State::Untouched,
         }
     }
 
     /// Writes the next bytes, as far as the limit lets it. A file that cannot be written is given up.
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
-        let taken = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let left = usize::try_from(self.limit - self.written).unwrap_or(usize::MAX);
+        let taken = bytes.len().min(left);
+        self.over |= taken < bytes.len();
         if taken == 0 {
             return;
         }
-        self.left -= taken as u64;
+        self.written += taken as u64;
         if matches!(self.state, State::Untouched) {
             self.state = self
                 .open()
@@ -80,15 +96,18 @@ impl Spill {
         Ok((Box::new(child), input))
     }
 
-    /// Where the file is, if there is one.
-    pub(crate) async fn finish(self) -> Option<String> {
+    /// Closes the file, if there is one.
+    pub(crate) async fn finish(self) -> Spilled {
         let State::Writing(mut child, input) = self.state else {
-            return None;
+            return Spilled::default();
         };
         drop(input);
         match timeout(PATIENCE, child.wait()).await {
-            Ok(Ok(status)) if status.success() => Some(self.path),
-            _ => None,
+            Ok(Ok(status)) if status.success() => Spilled {
+                path: Some(self.path),
+                first: self.over.then_some(self.written),
+            },
+            _ => Spilled::default(),
         }
     }
 }

@@ -11,7 +11,7 @@ use greenroom_protocol::{
 };
 use tokio::sync::Notify;
 
-use super::{Run, ended, known::Known};
+use super::{Run, ended, known::Known, untold::Untold};
 use crate::{agent::lock, kernel::KernelError};
 
 /// One kernel's queue. The owner task takes from it; calls put in and withdraw.
@@ -20,6 +20,8 @@ pub(crate) struct Lane {
     language: Language,
     known: Arc<Mutex<Known>>,
     queue: Mutex<Queue>,
+    /// A loss of the kernel's that is still to be told.
+    pub(super) untold: Untold,
     /// Wakes the owner; keeps a permit.
     work: Notify,
 }
@@ -62,6 +64,7 @@ impl Lane {
                 kernel: Behind::Dormant,
                 ending: None,
             }),
+            untold: Untold::default(),
             work: Notify::new(),
         }
     }

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use greenroom_protocol::{
-    EndReason, KernelFate, Loss, LossCause, RunError, RunEventKind, RunOutcome, RunStatus, Standing,
+    EndReason, KernelFate, Loss, LossCause, RunError, RunEventKind, RunId, RunOutcome, RunStatus, Standing,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -41,8 +41,6 @@ pub(super) struct Owner {
     files: Files,
     ending: watch::Receiver<Option<EndReason>>,
     life: Life,
-    /// How the kernel died between runs, until a run has been told.
-    lost: Option<RunError>,
     /// When and how variables were lost last.
     loss: Option<(Instant, LossCause)>,
 }
@@ -73,7 +71,6 @@ impl Owner {
             files,
             ending,
             life: Life::Down { unasked: 0 },
-            lost: None,
             loss: None,
         }
     }
@@ -159,7 +156,7 @@ impl Owner {
     async fn died_idle(&mut self, error: RunError) -> Result<(), Over> {
         let unasked = match self.life {
             Life::Used => {
-                self.lost = Some(error);
+                self.lane.untold.lost(error);
                 self.loss = Some((Instant::now(), LossCause::Between));
                 0
             }
@@ -187,7 +184,7 @@ impl Owner {
         let begun = Instant::now();
         run.log.push([RunEventKind::Started {
             kernel_boot_ms: boot_time.map(whole_ms),
-            lost: self.lost.take(),
+            lost: self.lane.untold.said_by(&run.id),
         }]);
         let mut stop = Stop::At(begun + run.timeout);
         let outcome = self.attempt(run, code, &mut stop).await;
@@ -201,6 +198,9 @@ impl Owner {
         }
         outcome.lost = self.loss_behind(&outcome);
         if outcome.kernel == KernelFate::Restarted {
+            self.lane
+                .untold
+                .lost_with(&run.id, taken_along(&run.id, outcome.status));
             let (run, status) = (run.id.clone(), outcome.status);
             self.loss = Some((Instant::now(), LossCause::Run { run, status }));
         }
@@ -260,6 +260,20 @@ impl Owner {
         }
         run.log.push(rest);
         outcome
+    }
+}
+
+/// What later runs say of a restart that this one brought about, should nobody hear this one's answer.
+fn taken_along(run: &RunId, status: RunStatus) -> RunError {
+    let how = match status {
+        RunStatus::TimedOut => "stopped at its time limit",
+        RunStatus::Cancelled => "cancelled",
+        RunStatus::Ok | RunStatus::Error | RunStatus::KernelDied => "it ended the process",
+    };
+    RunError {
+        name: format!("run {run}"),
+        message: how.to_owned(),
+        traceback: String::new(),
     }
 }
 

@@ -36,15 +36,14 @@ async fn code_that_ignores_the_interrupt_is_killed_after_the_grace() {
     assert_eq!(outcome.status, RunStatus::TimedOut);
     assert_eq!(outcome.kernel, KernelFate::Restarted);
     assert_eq!(took, Duration::from_secs(4));
-    let next = client.start("next", "print x").await.all().await;
-    // The outcome has told of the loss: the next run need not.
+    let unheard = lost(&client, "unheard").await;
     assert_eq!(
-        next[1].kind,
-        RunEventKind::Started {
-            kernel_boot_ms: None,
-            lost: None
-        }
+        unheard.as_deref(),
+        Some("run r"),
+        "nobody may have heard the outcome"
     );
+    client.post("/runs/r/told", &()).await.expect(204);
+    assert_eq!(lost(&client, "heard").await, None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,13 +128,27 @@ async fn a_kernel_that_dies_between_runs_is_told_by_the_next() {
     control.kill();
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(log.lock().unwrap().last().unwrap(), "start", "it is back unasked");
-    let second = client.start("second", "print x").await.all().await;
-    assert!(
-        matches!(&second[1].kind, RunEventKind::Started { lost: Some(error), .. } if error.name == "killed"),
-        "{second:?}"
+    for run in ["second", "third"] {
+        assert_eq!(lost(&client, run).await.as_deref(), Some("killed"), "{run}");
+    }
+    client.post("/runs/first/told", &()).await.expect(204);
+    assert_eq!(
+        lost(&client, "fourth").await.as_deref(),
+        Some("killed"),
+        "first said nothing of it"
     );
-    let third = client.start("third", "print x").await.all().await;
-    assert!(matches!(third[1].kind, RunEventKind::Started { lost: None, .. }));
+    client.post("/runs/second/told", &()).await.expect(204);
+    assert_eq!(lost(&client, "fifth").await, None);
+    client.post("/runs/nosuch/told", &()).await.expect(404);
+}
+
+/// What a run says of a kernel that has lost its variables.
+async fn lost(client: &Client, run: &str) -> Option<String> {
+    let events = client.start(run, "print x").await.all().await;
+    let RunEventKind::Started { lost, .. } = &events[1].kind else {
+        panic!("{events:?}")
+    };
+    lost.as_ref().map(|error| error.name.clone())
 }
 
 #[tokio::test(start_paused = true)]

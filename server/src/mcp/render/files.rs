@@ -24,7 +24,11 @@ pub(crate) fn listed(heading: &Heading, path: &str, list: &FileList, budget: usi
         lines += &line;
         shown += 1;
     }
-    let mut text = heading.lines(&format!("{} entries in {}", list.entries.len(), folder(path)));
+    let count = match list.entries.len() {
+        1 => "1 entry".to_owned(),
+        more => format!("{more} entries"),
+    };
+    let mut text = heading.lines(&format!("{count} in {}", folder(path)));
     text += &lines;
     let omitted = list.omitted.saturating_add((list.entries.len() - shown) as u64);
     if omitted > 0 {
@@ -194,7 +198,7 @@ pub(crate) fn downloaded(heading: &Heading, path: &str, offset: u64, whole: u64,
         text,
         images,
         meta,
-        is_error: false,
+        ..Answer::default()
     }
 }
 

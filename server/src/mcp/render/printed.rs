@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use greenroom_protocol::{RunError, RunOutcome, Stream};
+use greenroom_protocol::{RunError, RunOutcome, Stream, StreamSummary};
 
 use super::{
     super::transcript::{Captured, Display, Transcript},
     absolute,
     pictures::image_of,
-    text::{cut, share, tidy},
+    text::{cut, share, size, tidy},
 };
 
 /// Characters that a text has at least for what the code wrote, however long the rest is.
@@ -18,7 +18,7 @@ pub(super) const LEAST_CHARS: usize = 500;
 struct Section {
     label: &'static str,
     content: Captured,
-    path: Option<String>,
+    whereabouts: Option<String>,
 }
 
 /// What comes first of what a run showed.
@@ -54,7 +54,7 @@ pub(super) fn printed(transcript: &Transcript, budget: usize, order: Order) -> P
         stderr_truncated: false,
     };
     for (section, share) in sections.iter().zip(shares) {
-        let part = cut(&section.content, share, section.path.as_deref());
+        let part = cut(&section.content, share, section.whereabouts.as_deref());
         // Writing to a String cannot fail.
         let _ = write!(
             printed.text,
@@ -74,23 +74,27 @@ const TRACEBACK: &str = "traceback";
 
 fn sections(transcript: &Transcript) -> Vec<Section> {
     let mut sections = Vec::new();
-    let mut add = |label, content: &Captured, path: Option<String>| {
+    let mut add = |label, content: &Captured, whereabouts: Option<String>| {
         let content = tidy(content);
         if !content.text.trim().is_empty() || content.has_gaps() {
-            sections.push(Section { label, content, path });
+            sections.push(Section {
+                label,
+                content,
+                whereabouts,
+            });
         }
     };
     let text = |text: &str| Captured {
         text: text.to_owned(),
         ..Captured::default()
     };
-    let path = |stream| transcript.summary(stream).path.as_deref().map(absolute);
+    let whole = |stream| whereabouts(&transcript.summary(stream));
     add(
         "printed since the last run, by what that left behind",
         &transcript.late,
         None,
     );
-    add(STDOUT, &transcript.stdout, path(Stream::Stdout));
+    add(STDOUT, &transcript.stdout, whole(Stream::Stdout));
     let shown: Vec<&str> = transcript.displays.iter().filter_map(words).collect();
     add("display", &text(&shown.join("\n\n")), None);
     if let Some(outcome) = transcript.outcome() {
@@ -100,8 +104,16 @@ fn sections(transcript: &Transcript) -> Vec<Section> {
             None,
         );
     }
-    add(STDERR, &transcript.stderr, path(Stream::Stderr));
     let outcome = transcript.outcome();
+    if transcript.stderr.has_gaps() {
+        add(STDERR, &transcript.stderr, whole(Stream::Stderr));
+    } else {
+        add(
+            STDERR,
+            &text(&without_noise(&transcript.stderr.text)),
+            whole(Stream::Stderr),
+        );
+    }
     if let Some(error) =
         outcome.and_then(|outcome| outcome.error.as_ref().filter(|error| says_more(error, outcome)))
     {
@@ -110,8 +122,35 @@ fn sections(transcript: &Transcript) -> Vec<Section> {
     sections
 }
 
+/// Where a stream lies that is not all shown, if it was saved.
+pub(super) fn whereabouts(stream: &StreamSummary) -> Option<String> {
+    let path = absolute(stream.path.as_deref()?);
+    Some(match stream.spilled {
+        None => format!("all of it is in {path}"),
+        Some(first) => format!("its first {} are in {path}", size(first)),
+    })
+}
+
+/// What kernels say that helps nobody: a Python that crashes names the frames around the code and all compiled modules,
+/// and a bash without a terminal misses it when a child dies of a signal.
+fn without_noise(stderr: &str) -> String {
+    const BEGIN: [&str; 3] = [
+        "Extension modules: ",
+        "  File \"<greenroom>\", line ",
+        "  File \"<string>\", line 1 in <module>",
+    ];
+    let is_noise = |line: &str| {
+        BEGIN.iter().any(|noise| line.starts_with(noise))
+            || (line.starts_with("bash: [") && line.contains("] tcsetattr: Inappropriate ioctl for device"))
+    };
+    stderr
+        .split_inclusive('\n')
+        .filter(|line| !is_noise(line))
+        .collect()
+}
+
 /// Whether an error says more than the exit code in the status line.
-fn says_more(error: &RunError, outcome: &RunOutcome) -> bool {
+pub(super) fn says_more(error: &RunError, outcome: &RunOutcome) -> bool {
     !error.traceback.is_empty() || outcome.exit_code.is_none_or(|code| code == 0)
 }
 

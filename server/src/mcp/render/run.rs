@@ -8,8 +8,13 @@ use greenroom_protocol::{
 use greenroom_tool_schemas::{self as schemas, ErrorMeta, FileMeta, RunMeta, StreamMeta};
 
 use super::{
-    super::transcript::{Stage, Transcript},
-    ANSWER_BYTES, Answer, Heading, Session, absolute, notes, pictures,
+    super::{
+        arguments::Form,
+        transcript::{Stage, Transcript},
+    },
+    ANSWER_BYTES, Answer, Heading, Session, absolute,
+    azure::azure,
+    notes, pictures,
     printed::{LEAST_CHARS, Order, Printed, one_line, printed, traceback},
     text::span,
 };
@@ -27,6 +32,8 @@ pub(crate) struct RunStyle {
     pub errors: ErrorStyle,
     /// The time limit that the run was started with, where that is known.
     pub timeout: Option<Duration>,
+    /// For whom.
+    pub form: Form,
 }
 
 /// Bytes of one text in the machine-readable part.
@@ -36,7 +43,10 @@ const META_BYTES: usize = 16 << 10;
 /// with fewer of them.
 pub(crate) fn run(heading: &Heading, transcript: &Transcript, mut style: RunStyle) -> Answer {
     loop {
-        let answer = render(heading, transcript, style);
+        let answer = match style.form {
+            Form::Text => render(heading, transcript, style),
+            Form::Azure => azure(heading, transcript, style),
+        };
         if style.chars <= LEAST_CHARS || answer.bytes() <= ANSWER_BYTES {
             return answer;
         }
@@ -70,7 +80,7 @@ pub(crate) fn lost(heading: &Heading, transcript: &Transcript, style: RunStyle) 
     }
 }
 
-fn render(heading: &Heading, transcript: &Transcript, style: RunStyle) -> Answer {
+pub(super) fn render(heading: &Heading, transcript: &Transcript, style: RunStyle) -> Answer {
     let status = status(transcript);
     let failed = !matches!(
         status,
@@ -101,6 +111,7 @@ fn render(heading: &Heading, transcript: &Transcript, style: RunStyle) -> Answer
         images,
         meta,
         is_error,
+        structured: None,
     }
 }
 
@@ -147,16 +158,15 @@ fn status_line(status: schemas::RunStatus, transcript: &Transcript) -> String {
     line
 }
 
-/// A kernel that died between runs took its variables along: that stands at the top, like a restart.
-fn lost_kernel(transcript: &Transcript) -> String {
+/// A kernel that died, and no answer has said so yet, took its variables along: that stands at the top, like a
+/// restart of the sandbox.
+pub(super) fn lost_kernel(transcript: &Transcript) -> String {
     let Some(error) = &transcript.lost else {
         return String::new();
     };
     let language = transcript.language.as_ref().map_or("kernel", Language::as_str);
     let how = one_line(&traceback(error));
-    format!(
-        "\n{language} died since its last run ({how}): its earlier variables and imports are gone, files are kept"
-    )
+    format!("\n{language} was restarted ({how}): its earlier variables and imports are gone, files are kept")
 }
 
 fn duration(outcome: &RunOutcome) -> Duration {

@@ -9,13 +9,17 @@ use greenroom_protocol::{
 };
 use serde_json::json;
 
-use super::{super::transcript::Transcript, *};
+use super::{
+    super::{arguments::Form, transcript::Transcript},
+    *,
+};
 use crate::{config::ErrorStyle, guest::Picture};
 
 const STYLE: RunStyle = RunStyle {
     chars: 24_000,
     errors: ErrorStyle::Result,
     timeout: None,
+    form: Form::Text,
 };
 
 fn heading(session: Session, tell: Tell) -> Heading {
@@ -279,7 +283,7 @@ fn a_kernel_that_died_between_runs_is_said_at_the_top() {
     assert_eq!(
         run(&existing(), &transcript, STYLE).text,
         "status: ok · 12 ms · session: existing\n\
-         python died since its last run (killed: signal 9): its earlier variables and imports are gone, files are kept"
+         python was restarted (killed: signal 9): its earlier variables and imports are gone, files are kept"
     );
 }
 
@@ -535,6 +539,7 @@ fn long_output_keeps_head_tail_counts_and_budget() {
             bytes: 5_000_000,
             omitted: 4_000_000,
             path: Some(".greenroom/out.txt".into()),
+            spilled: None,
         },
         result: Some("r".repeat(50_000)),
         ..outcome(RunStatus::Ok)
@@ -712,4 +717,48 @@ fn a_download_says_which_part_it_is() {
             mime: "image/png"
         }]
     );
+}
+
+/// What programs that were made for Azure's tools read.
+#[test]
+fn azures_form_is_json_and_says_what_was_lost() {
+    let style = RunStyle {
+        form: Form::Azure,
+        ..STYLE
+    };
+    let run_of = |session, status, events: Vec<RunEventKind>| {
+        let mut all = vec![RunEventKind::Started {
+            kernel_boot_ms: None,
+            lost: None,
+        }];
+        all.extend(events);
+        all.push(RunEventKind::Finished(outcome(status)));
+        run(&heading(session, Tell::Yes), &transcript(all), style)
+    };
+    let answer = run_of(
+        Session::Existing,
+        RunStatus::Ok,
+        vec![output(Stream::Stdout, "a\na\n")],
+    );
+    assert_eq!(
+        answer.structured,
+        Some(json!({"stdout": "a\na\n", "stderr": "", "exitCode": 0, "executionTimeInMilliseconds": 12}))
+    );
+    assert_eq!(
+        serde_json::from_str::<Value>(&answer.text).unwrap(),
+        answer.structured.unwrap(),
+        "the text says the same"
+    );
+    let restarted = run_of(
+        Session::Restarted(RestartReason::Idle),
+        RunStatus::TimedOut,
+        vec![],
+    );
+    let fields = restarted.structured.unwrap();
+    assert_eq!(fields["exitCode"], 124);
+    assert!(
+        fields["session"].as_str().unwrap().starts_with("restarted"),
+        "{fields}"
+    );
+    assert!(fields["notes"][0].as_str().unwrap().contains("limit"), "{fields}");
 }

@@ -36,14 +36,11 @@ pub(super) fn tidy(stream: &Captured) -> Captured {
     };
     let mut at = 0;
     for (place, bytes) in &stream.gaps {
-        tidy.text.push_str(&plain(&stream.text[at..*place]));
+        tidy.text.push_str(&folded(&plain(&stream.text[at..*place])));
         tidy.gaps.push((tidy.text.len(), *bytes));
         at = *place;
     }
-    tidy.text.push_str(&plain(&stream.text[at..]));
-    if tidy.gaps.is_empty() {
-        tidy.text = folded(&tidy.text);
-    }
+    tidy.text.push_str(&folded(&plain(&stream.text[at..])));
     tidy
 }
 
@@ -95,22 +92,23 @@ pub(super) struct Cut {
     pub truncated: bool,
 }
 
-/// Cuts the middle out of a stream that is [`tidy`]. `path` is where all of it lies.
-pub(super) fn cut(stream: &Captured, budget: usize, path: Option<&str>) -> Cut {
+/// Cuts the middle out of a stream. `whereabouts` says where more of it is.
+pub(super) fn cut(stream: &Captured, budget: usize, whereabouts: Option<&str>) -> Cut {
     let (text, gaps) = (&stream.text, &stream.gaps);
     let chars = text.chars().count();
     let (head, tail) = if chars <= budget {
         (text.len(), text.len())
     } else {
         let head = budget / 2;
-        (offset(text, head), offset(text, chars - (budget - head)))
+        let (head, tail) = (offset(text, head), offset(text, chars - (budget - head)));
+        (line_end(text, head), line_begin(text, tail))
     };
     let mut out = String::with_capacity(text.len().min(budget * 4) + 128);
     let mut at = 0;
     let inline = |range: std::ops::Range<usize>| gaps.iter().filter(move |(place, _)| range.contains(place));
     for (place, bytes) in inline(0..head) {
         out.push_str(&text[at..*place]);
-        left_out(&mut out, *bytes, path);
+        left_out(&mut out, *bytes, whereabouts);
         at = *place;
     }
     out.push_str(&text[at..head]);
@@ -118,12 +116,12 @@ pub(super) fn cut(stream: &Captured, budget: usize, path: Option<&str>) -> Cut {
     let between: u64 = inline(head..tail + 1).map(|(_, bytes)| bytes).sum();
     let gone = (tail - head) as u64 + between;
     if gone > 0 {
-        left_out(&mut out, gone, path);
+        left_out(&mut out, gone, whereabouts);
     }
     at = tail;
     for (place, bytes) in inline(tail + 1..usize::MAX) {
         out.push_str(&text[at..*place]);
-        left_out(&mut out, *bytes, path);
+        left_out(&mut out, *bytes, whereabouts);
         at = *place;
     }
     out.push_str(&text[at..]);
@@ -133,17 +131,27 @@ pub(super) fn cut(stream: &Captured, budget: usize, path: Option<&str>) -> Cut {
     }
 }
 
-fn left_out(out: &mut String, bytes: u64, path: Option<&str>) {
+/// The end of the last whole line before a place, unless that costs half of what is before it.
+fn line_end(text: &str, at: usize) -> usize {
+    text[..at]
+        .rfind('\n')
+        .map_or(at, |newline| if newline >= at / 2 { newline + 1 } else { at })
+}
+
+/// The begin of the first whole line behind a place, unless that costs half of what is behind it.
+fn line_begin(text: &str, at: usize) -> usize {
+    let rest = &text[at..];
+    let whole = rest.find('\n').filter(|newline| *newline < rest.len() / 2);
+    whole.map_or(at, |newline| at + newline + 1)
+}
+
+fn left_out(out: &mut String, bytes: u64, whereabouts: Option<&str>) {
     if !out.is_empty() && !out.ends_with('\n') {
         out.push('\n');
     }
     // Writing to a String cannot fail.
-    let _ = match path {
-        Some(path) => writeln!(
-            out,
-            "[… {} bytes left out; all of it is in {path} …]",
-            thousands(bytes)
-        ),
+    let _ = match whereabouts {
+        Some(place) => writeln!(out, "[… {} bytes left out; {place} …]", thousands(bytes)),
         None => writeln!(out, "[… {} bytes left out …]", thousands(bytes)),
     };
 }
@@ -227,7 +235,11 @@ mod tests {
                 truncated: false
             }
         );
-        let middle = cut(&captured("0123456789", &[]), 4, Some("/mnt/data/x"));
+        let middle = cut(
+            &captured("0123456789", &[]),
+            4,
+            Some("all of it is in /mnt/data/x"),
+        );
         assert_eq!(
             middle.text,
             "01\n[… 6 bytes left out; all of it is in /mnt/data/x …]\n89"
@@ -239,6 +251,11 @@ mod tests {
         assert_eq!(both.text, "01\n[… 1,006 bytes left out …]\n89");
         let wide = cut(&captured("ääöö", &[]), 2, None);
         assert_eq!(wide.text, "ä\n[… 4 bytes left out …]\nö");
+        let lines = cut(&captured("one\ntwo\nthree\nfour\nfive\n", &[]), 14, None);
+        assert_eq!(
+            lines.text, "one\n[… 15 bytes left out …]\nfive\n",
+            "no line is half there"
+        );
         let end = cut(&captured("abc", &[(3, 7)]), 10, None);
         assert_eq!(end.text, "abc\n[… 7 bytes left out …]\n");
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use greenroom_protocol::{KernelState, LeaseState, RunState};
+use greenroom_protocol::{KernelState, LeaseState, Packages, RunState};
 
 use super::{super::render::span, Call, Outcome, Stop, Tools, refused};
 use crate::error::Failure;
@@ -15,6 +15,7 @@ impl Tools {
         let failed = |error| refused(&session, Failure::from(&error));
         let hello = session.guest.hello().await.map_err(failed)?;
         let runs = session.guest.runs().await.map_err(failed)?.runs;
+        let packages = session.guest.packages().await.map_err(failed)?;
         let (pool, limits) = (call.pool, &hello.platform);
         let mut text = format!("pool: {}\nlanguages:", call.key.pool);
         for kernel in &hello.kernels {
@@ -56,9 +57,55 @@ impl Tools {
                 lease.ends_by.as_str(),
             );
         }
+        text += &listed(&packages);
         Ok(Outcome {
             answer: call.found(&session).sentence("ok", &text),
             news: None,
         })
+    }
+}
+
+/// The packages of the image's languages, a line each; the system's own are found with `dpkg --list`.
+fn listed(packages: &Packages) -> String {
+    let mut text = String::new();
+    for language in ["python", "r"] {
+        let of_it = packages
+            .packages
+            .iter()
+            .filter(|package| package.kind == language);
+        let names: Vec<String> = of_it
+            .map(|package| format!("{} {}", package.name, package.version))
+            .collect();
+        if !names.is_empty() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\n{language} packages: {}", names.join(", "));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use greenroom_protocol::Package;
+
+    use super::*;
+
+    #[test]
+    fn packages_are_listed_by_language() {
+        let package = |kind: &str, name: &str| Package {
+            kind: kind.into(),
+            name: name.into(),
+            version: "1.0".into(),
+        };
+        let packages = vec![
+            package("debian", "bash"),
+            package("python", "numpy"),
+            package("python", "scipy"),
+        ];
+        assert_eq!(
+            listed(&Packages { packages }),
+            "\npython packages: numpy 1.0, scipy 1.0"
+        );
+        assert_eq!(listed(&Packages::default()), "");
     }
 }

@@ -7,12 +7,12 @@ use tokio::time::timeout;
 
 use super::{
     super::{
-        arguments::{Execute, Waiting},
+        arguments::{Execute, Form, Waiting},
         render::{self, Heading, RunStyle, Session as Seen},
         transcript::Transcript,
         watch::{Waited, Watch},
     },
-    Call, HANDED_BACK, Outcome, Stop, Tools, refused, with_news,
+    Call, HANDED_BACK, Outcome, Stop, Tools, refused, with_loss, with_news,
 };
 use crate::{
     error::{Failure, FailureKind},
@@ -39,6 +39,7 @@ impl Tools {
             chars: execute.chars,
             errors: self.config.errors,
             timeout: Some(execute.timeout),
+            form: execute.form,
         };
         let mut session = self.open(call).await?;
         let mut transcript = Transcript::new(request.id.clone(), Some(execute.language));
@@ -107,7 +108,7 @@ impl Tools {
             }
             None => self.hand_back(transcript.id.clone()),
         }
-        Ok(with_news(answer, session, &standing))
+        Ok(with_loss(answer, session, &standing, transcript.loss()))
     }
 
     /// Renders; where the answer lacks output that the agent had no reason to save, it is saved first, so that
@@ -206,6 +207,7 @@ impl Tools {
             chars: self.config.limits.output_chars,
             errors: self.config.errors,
             timeout: None,
+            form: Form::Text,
         };
         let answer = self
             .shown(&call.found(&session), &session.guest, &transcript, style)
@@ -215,8 +217,8 @@ impl Tools {
         {
             self.metrics.run_ended(outcome.language, run.status.as_str());
         }
-        // Looking at a run does not use up the news.
-        Ok(Outcome { answer, news: None })
+        // Looking at a run does not use up the news of its session.
+        Ok(with_loss(answer, session, &Standing::Existing, transcript.loss()))
     }
 
     /// What a replay from the middle cannot know: whether the run waits, works or is over, and in what language.

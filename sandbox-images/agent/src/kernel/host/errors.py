@@ -100,17 +100,18 @@ def shorten(found, seen, inner=False):
             continue
         skipped = len(row) - 2 * LIBRARY_ENDS
         if inner and frame is None and not shown:
-            # Nothing of the user's is in it: where it was raised is enough.
-            skipped, row = len(row) - 1, row[-1:]
-            gone = gone or skipped > 0
-        elif skipped > 1:
+            # Nothing of the user's is in it: what was raised is enough, with no word on where.
+            found.stack, gone = None, gone or bool(row)
+            break
+        if skipped > 1:
             row[LIBRARY_ENDS:-LIBRARY_ENDS] = [Skipped(skipped)]
             gone = True
         shown.extend(row)
         row = []
         if frame is not None:
             shown.append(frame)
-    found.stack = shown
+    else:
+        found.stack = shown
     for other in (found.__cause__, found.__context__, *(getattr(found, "exceptions", None) or ())):
         gone = shorten(other, seen, inner=True) or gone
     return gone

@@ -13,6 +13,7 @@ class Host:
         self.display = Display(self.talk, self.output)
         self.cells = Cells()
         self.loop = Loop()
+        self.memory = None
 
     def prepare(self, settings):
         """Makes the language and imports what is wanted before the first run."""
@@ -31,7 +32,7 @@ class Host:
         sys.path.insert(0, "")
         gc.collect()
         gc.freeze()
-        bound_memory()
+        self.memory = Memory()
 
     def leave(self, leave):
         def leave_flushed(status):
@@ -65,6 +66,9 @@ class Host:
                 result = self.execute(request["code"])
             except SystemExit as exit:
                 error = describe(exit) if exit.code not in (None, 0) else None
+            except MemoryError as raised:
+                self.memory.refresh()
+                error = describe(raised)
             except BaseException as raised:
                 error = describe(raised)
             self.end_fork(error)

@@ -6,7 +6,8 @@ process says is the guest's word: the agent bounds it and believes none of it.
 
 Uses IPython for what is IPython's (magics, `!`, rich displays) and does without where the image has none.
 
-The files of this folder are one program, in this order: start, talk, streams, words, show, errors, languages, cells, host.
+The files of this folder are one program, in this order: start, talk, memory, streams, words, show, errors, languages,
+cells, host.
 """
 
 import ast
@@ -17,6 +18,7 @@ import faulthandler
 import gc
 import importlib
 import importlib.abc
+import importlib.machinery
 import importlib.util
 import inspect
 import io

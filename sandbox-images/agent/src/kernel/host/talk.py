@@ -1,4 +1,4 @@
-# The line to the agent, interrupts from it, and the limit of memory.
+# The line to the agent, and interrupts from it.
 
 
 class Interrupts:
@@ -23,18 +23,6 @@ class Interrupts:
         if self.pending:
             self.pending = False
             raise KeyboardInterrupt
-
-
-def bound_memory():
-    """Lets this process have somewhat less than all of the memory, so that code which wants too much gets a
-    MemoryError and keeps its variables: past the machine's limit the host kills something, often the whole sandbox.
-    A limit of address space, since gVisor keeps no other: what is mapped and not used so far does not count."""
-    with open("/proc/meminfo") as meminfo:
-        total = next(int(line.split()[1]) << 10 for line in meminfo if line.startswith("MemTotal:"))
-    with open("/proc/self/statm") as statm:
-        size, resident = (int(pages) * resource.getpagesize() for pages in statm.read().split()[:2])
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (size - resident + total // 8 * 7 - MEMORY_OF_OTHERS, most))
 
 
 class Talk:
