@@ -3,6 +3,7 @@
 //! `make bench` prints a table and writes the same as JSON. A scenario starts its own servers and leaves
 //! nothing behind. Nothing here asserts: the reader compares with the aim in the last column.
 
+mod answers;
 mod files;
 mod latency;
 mod load;
@@ -41,5 +42,6 @@ async fn main() -> Result<()> {
     resources::server(&mut report).await?;
     files::bulk(&mut report, effort).await?;
     files::front(&mut report, effort).await?;
+    answers::characters(&mut report)?;
     report.print()
 }

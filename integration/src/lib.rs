@@ -8,6 +8,7 @@ mod docker;
 mod engine;
 mod remains;
 mod server;
+pub mod transcripts;
 
 pub use client::{Answer, Client, Era};
 pub use docker::Docker;
