@@ -62,6 +62,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[links]`.
     pub links: LinkConfig,
+    /// `archive` and `archive_*`.
+    pub archive: ArchiveConfig,
     /// `[pool.*]`, by name; at least one.
     pub pools: BTreeMap<PoolName, PoolConfig>,
 }
@@ -186,6 +188,30 @@ pub struct LinkConfig {
     pub expire: Duration,
     /// `upload`: bytes of a file that comes by a link.
     pub upload: Size,
+}
+
+/// `archive`: files that outlive their sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchiveConfig {
+    /// `archive`: where.
+    pub place: ArchivePlace,
+    /// `archive_session`: bytes of one session's files.
+    pub session: Size,
+    /// `archive_total`: bytes of all archives, as they lie there.
+    pub total: Size,
+    /// `archive_keep`: an archive that nobody came back for goes after this long.
+    pub keep: Duration,
+}
+
+/// Where archives lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArchivePlace {
+    /// Nowhere: files are gone with their sandbox.
+    Off,
+    /// In the state directory.
+    StateDir,
+    /// In a folder of their own.
+    Folder(PathBuf),
 }
 
 /// `[pool.<name>]`: one kind of sandbox, and how many of it stand ready.

@@ -6,6 +6,7 @@
 use greenroom_protocol::RefusalKind;
 
 use crate::{
+    archive::SaveError,
     guest::GuestError,
     pool::{ClaimError, Delay},
     sessions::OpenError,
@@ -158,6 +159,11 @@ impl From<&OpenError> for Failure {
                     format!("{error}. Try again in a moment"),
                 )
             }
+            OpenError::NoArchive => Self::bad_argument(
+                "files are not kept here (setting archive): call reset_session without keep_files, and download first what is \
+                 needed",
+            ),
+            OpenError::NotKept(error) => not_kept(error),
             OpenError::Silent => Self::new(
                 FailureKind::Unavailable,
                 "no sandbox answers: the host is in trouble. Try again in a moment; the operator finds the reason with \
@@ -169,6 +175,31 @@ impl From<&OpenError> for Failure {
             ),
         }
     }
+}
+
+/// Nothing was reset. The guest's own words name the limit that was met.
+fn not_kept(error: &SaveError) -> Failure {
+    let (kind, why) = match error {
+        SaveError::Guest(GuestError::Refused(refusal)) => {
+            let failure = refused(refusal.kind, &refusal.message);
+            (failure.kind, failure.text)
+        }
+        SaveError::Guest(_) => (
+            FailureKind::Unavailable,
+            "the sandbox did not give them".to_owned(),
+        ),
+        SaveError::Store(_) | SaveError::Slow(_) => (
+            FailureKind::Unavailable,
+            "the store of archives failed".to_owned(),
+        ),
+    };
+    Failure::new(
+        kind,
+        format!(
+            "nothing was reset, because the files could not be kept: {why}. Delete what is not needed, or call reset_session \
+             without keep_files"
+        ),
+    )
 }
 
 impl From<&ClaimError> for Failure {
@@ -228,6 +259,10 @@ mod tests {
         })
     }
 
+    fn not_kept(error: SaveError) -> OpenError {
+        OpenError::NotKept(Arc::new(error))
+    }
+
     fn refusal(kind: RefusalKind) -> OpenError {
         OpenError::Guest(GuestError::Refused(Refusal {
             kind,
@@ -240,6 +275,30 @@ mod tests {
         let secret = || "/var/run/docker.sock: permission denied".to_owned();
         let unreachable = || EngineError::Unreachable(secret());
         let cases = [
+            (OpenError::NoArchive, FailureKind::BadArgument, "setting archive"),
+            (
+                not_kept(SaveError::Guest(GuestError::Refused(Refusal {
+                    kind: RefusalKind::TooLarge,
+                    message: "the files come to more than 7 bytes".into(),
+                }))),
+                FailureKind::BadArgument,
+                "nothing was reset, because the files could not be kept: the files come to more than 7 bytes",
+            ),
+            (
+                not_kept(SaveError::Guest(GuestError::Ended(EndReason::Idle))),
+                FailureKind::Unavailable,
+                "the sandbox did not give them",
+            ),
+            (
+                not_kept(SaveError::Store(secret())),
+                FailureKind::Unavailable,
+                "the store of archives failed",
+            ),
+            (
+                not_kept(SaveError::Slow(9)),
+                FailureKind::Unavailable,
+                "the store of archives failed",
+            ),
             (
                 OpenError::NoPool(pool()),
                 FailureKind::BadArgument,

@@ -1,9 +1,12 @@
 //! The client of the agent in a sandbox, over any channel: the only file that speaks HTTP/2 to it.
 //!
 //! ```text
-//! Guest ─┬─ runs  ── link ──▶ exec stream 1: hello, lease, runs (small windows)
+//! Guest ─┬─ runs  ── link ──▶ exec stream 1: hello, lease, runs, archives (small windows)
 //!        └─ bulk  ── link ──▶ exec stream 2: files, tunnels (large windows, opened when first needed)
 //! ```
+//! Archives are no hurry, and every session has them: they do without the process that a second stream costs each
+//! sandbox. A stream's window is a quarter of its connection's, so runs get past one that stalls.
+//!
 //! A guest is a handle on a sandbox that may be gone at any moment: nothing it was told stays true. A
 //! channel that broke is opened again by the next call. Every call has a deadline, and everything that
 //! comes from inside is bounded before it is passed on: the server trusts no sandbox.
@@ -29,11 +32,11 @@ use greenroom_protocol::{
     Deleted, EndReason, FileEntry, FileList, GENERATION, Hello, LeaseGrant, LeaseRequest, LeaseState,
     Packages, RefusalKind, RunId, RunList, RunRequest, Unpacked, limits,
 };
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{Either, Full};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use self::{
     bounds::Bounded,
@@ -46,7 +49,7 @@ use self::{
 pub use self::{
     error::{GuestError, Lost},
     follow::RunFollow,
-    transfer::{FileBody, FileRead, Picture, Tunnel, Upload, WriteMode},
+    transfer::{FileBody, FileRead, Packing, Picture, Tunnel, Upload, WriteMode},
 };
 use crate::{engine::Engine, sandbox::SandboxId};
 
@@ -55,6 +58,9 @@ const CALL: Duration = Duration::from_secs(10);
 
 /// How long decoding an image may take.
 const PICTURE: Duration = Duration::from_secs(30);
+
+/// How long an agent may look at its files before it packs the first: 20,000 take a second.
+const PACK: Duration = Duration::from_secs(60);
 
 /// Runs of one sandbox that this server follows at the same time. The rest of a connection's streams is
 /// for what must always get through: a lease, a cancel.
@@ -73,6 +79,7 @@ struct Shared {
     follows: Arc<Semaphore>,
     /// Set once the agent has said that it is ending.
     ended: AtomicBool,
+    stirrings: watch::Sender<Stirrings>,
 }
 
 impl Guest {
@@ -91,6 +98,7 @@ impl Guest {
                 bulk,
                 follows: Arc::new(Semaphore::new(FOLLOWS)),
                 ended: AtomicBool::new(false),
+                stirrings: watch::Sender::default(),
             }),
         })
     }
@@ -389,10 +397,73 @@ impl Guest {
         self.write_to(&target("/archive"), archive.into()).await
     }
 
+    /// Fills a sandbox that is nobody's yet with an earlier one's files, as they were at a time in milliseconds
+    /// since 1970. What was in its work directory goes, and its lease's first answers tell of it.
+    ///
+    /// # Errors
+    /// As [`unpack`](Self::unpack).
+    pub async fn fill(
+        &self,
+        archive: impl Into<Upload>,
+        as_of_ms: u64,
+        left_out: u64,
+    ) -> Result<Unpacked, GuestError> {
+        let path = format!("/archive?as_of={as_of_ms}&left_out={left_out}");
+        self.write_over(&self.shared.runs, &target(&path), archive.into())
+            .await
+    }
+
+    /// The work directory as a tar archive of at most `max` bytes. `None`: nothing has changed since the one with
+    /// this mark, or, if that is another sandbox's, since this one was filled.
+    ///
+    /// # Errors
+    /// [`GuestError`]; [`GuestError::Refused`] with [`RefusalKind::TooLarge`], or with [`RefusalKind::Conflict`]
+    /// where it is being packed already.
+    pub async fn pack(&self, max: u64, since: Option<&str>) -> Result<Option<Packing>, GuestError> {
+        let mut path = format!("/archive?max={max}");
+        if let Some(mark) = since {
+            path = path + "&since=" + &encode(mark, Slashes::Encoded);
+        }
+        let open = async {
+            let wire = self.shared.runs.wire().await?;
+            let empty = Either::Left(Full::default());
+            send(
+                &wire,
+                request(Method::GET, &target(&path), HeaderMap::new(), empty)?,
+            )
+            .await
+        };
+        let response = self.note(within("for an archive", CALL + PACK, open).await)?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        Packing::read(response, max).map(Some)
+    }
+
+    /// What may have changed files, as far as this server knows.
+    #[must_use]
+    pub fn stirrings(&self) -> watch::Receiver<Stirrings> {
+        self.shared.stirrings.subscribe()
+    }
+
+    fn stir(&self, how: impl FnOnce(&mut Stirrings)) {
+        self.shared.stirrings.send_modify(how);
+    }
+
     async fn write_to<T: DeserializeOwned>(&self, target: &str, upload: Upload) -> Result<T, GuestError> {
+        let _stirs = Stirs(self);
+        self.write_over(&self.shared.bulk, target, upload).await
+    }
+
+    async fn write_over<T: DeserializeOwned>(
+        &self,
+        link: &Link,
+        target: &str,
+        upload: Upload,
+    ) -> Result<T, GuestError> {
         let (body, sent) = outgoing(upload);
         let write = async {
-            let wire = self.shared.bulk.wire().await?;
+            let wire = link.wire().await?;
             let answer = send(&wire, request(Method::PUT, target, HeaderMap::new(), body)?).await?;
             parse(&read(answer.into_body(), SMALL).await?)
         };
@@ -406,6 +477,7 @@ impl Guest {
     pub async fn delete_file(&self, path: &str) -> Result<Deleted, GuestError> {
         let ask = Ask::new("to delete a file", Method::DELETE, file_target(path)?)
             .waiting(Duration::from_secs(limits::DELETE_SECS));
+        let _stirs = Stirs(self);
         self.note(ask.answer(&self.shared.bulk, SMALL).await)
     }
 
@@ -442,6 +514,24 @@ impl Guest {
             self.shared.ended.store(true, Ordering::Relaxed);
         }
         answer
+    }
+}
+
+/// Counts what may have changed a sandbox's files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stirrings {
+    /// Uploads, deletions, and runs that say that they have.
+    pub changes: u64,
+    /// Runs that name no file that they changed. Agents follow so many files only.
+    pub runs: u64,
+}
+
+/// Stirs at the end of what may change files, however that comes.
+struct Stirs<'a>(&'a Guest);
+
+impl Drop for Stirs<'_> {
+    fn drop(&mut self) {
+        self.0.stir(|stirrings| stirrings.changes += 1);
     }
 }
 

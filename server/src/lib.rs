@@ -13,7 +13,8 @@
 //!   mcp::endpoint which era, which transport session
 //!   mcp::tools    which conversation, which pool; arguments parsed once into types
 //!   sessions      a cached guest that is open and has nothing to tell → existing
-//!                 else find, decide, act: claim a warm sandbox, adopt it, lease it → new · restarted(why)
+//!                 else find, decide, act: claim a warm sandbox, fill it with archived files if there are any, adopt
+//!                 it, lease it → new · restarted(why)
 //!   guest         POST /runs over the open channel ─▶ agent: kernel.run(code) ─▶ events
 //!   mcp::render   the one place that shapes answers
 //! ```
@@ -26,6 +27,7 @@
 //! | [`conversation`] | ids, principals, and the HMAC that names a session |
 //! | [`sessions`] | session name → open guest; single flight; what a caller must hear |
 //! | [`pool`] | warm sandboxes: one keeper task with a pure ledger, claims in turn, the sweep |
+//! | [`archive`] | files that outlive their sandbox: packed, sealed, stored, and put into the next one |
 //! | [`guest`] | HTTP/2 to an agent; everything from inside is bounded here |
 //! | [`engine`] | the seam to what makes sandboxes, and Docker behind it |
 //! | [`mcp`] | tools, which conversation a call belongs to, answers, transports |
@@ -44,12 +46,12 @@
 //! # What is absent
 //! No database: the engine's names are the record, the sandbox's own lease is the clock. No scheduler: one engine
 //! is one pool of places. No reset of a used sandbox. No lock across an await. Not yet: authentication (so
-//! loopback only), REST, archives of files.
+//! loopback only), REST.
 //!
 //! # Who may use whom
 //! ```text
-//! mcp, http → sessions → pool → sandbox → { guest → protocol, engine }
-//!                                           engine::docker → engine
+//! mcp, http → sessions → { pool, archive } → sandbox → { guest → protocol, engine }
+//!                                                        engine::docker → engine
 //! ```
 //! `rmcp` is named in `mcp` only, `axum` in `http` only, `bollard` in `engine::docker` only; a test greps for it.
 //!
@@ -58,6 +60,7 @@
 //! here owns a bound sandbox: it belongs to its conversation and ends itself; a server holds channels only, and
 //! can be killed at any moment.
 
+pub mod archive;
 pub mod attach;
 pub mod config;
 pub mod conversation;

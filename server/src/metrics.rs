@@ -10,6 +10,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    archive::{ArchiveEvent, ArchiveObserver},
     conversation::PoolName,
     error::FailureKind,
     pool::{Census, Hit, PoolEvent, PoolObserver},
@@ -25,6 +26,9 @@ const BOOT_SECONDS: [f64; 10] = [0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 
 
 /// From a warm sandbox at hand to the longest wait.
 const CLAIM_SECONDS: [f64; 10] = [0.001, 0.005, 0.02, 0.05, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// From a look that finds nothing new to the largest archive on a busy machine.
+const ARCHIVE_SECONDS: [f64; 10] = [0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -49,6 +53,17 @@ struct Shared {
     calls_in_flight: Gauge,
     failures: Family<Failed, Counter>,
     connections: Gauge,
+    archives: Family<ByOutcome, Counter>,
+    archive_seconds: Histogram,
+    restores: Family<ByOutcome, Counter>,
+    restore_seconds: Histogram,
+    archive_bytes: Gauge,
+    archives_swept: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -116,6 +131,12 @@ impl Metrics {
             calls_in_flight: Gauge::default(),
             failures: Family::default(),
             connections: Gauge::default(),
+            archives: Family::default(),
+            archive_seconds: Histogram::new(ARCHIVE_SECONDS),
+            restores: Family::default(),
+            restore_seconds: Histogram::new(ARCHIVE_SECONDS),
+            archive_bytes: Gauge::default(),
+            archives_swept: Counter::default(),
         };
         shared.register();
         Self {
@@ -130,6 +151,12 @@ impl Metrics {
             metrics: self.clone(),
             pool: pool.to_string(),
         })
+    }
+
+    /// What the archives report to.
+    #[must_use]
+    pub fn of_archives(&self) -> Arc<dyn ArchiveObserver> {
+        Arc::new(self.clone())
     }
 
     /// A call begins; it ends when the answer is dropped.
@@ -273,6 +300,36 @@ impl Shared {
             self.failures.clone(),
         );
         registry.register("connections", "Open HTTP connections", self.connections.clone());
+        registry.register(
+            "archives",
+            "Archives of a session's files by outcome: stored, unchanged, yielded to another server's, or why not",
+            self.archives.clone(),
+        );
+        registry.register(
+            "archive_seconds",
+            "Time to archive a session's files, or to find that they have not changed",
+            self.archive_seconds.clone(),
+        );
+        registry.register(
+            "restores",
+            "Archives that fresh sandboxes were to be filled from, by outcome: kept, none, or why not",
+            self.restores.clone(),
+        );
+        registry.register(
+            "restore_seconds",
+            "Time to look for an archive, and to fill a sandbox from it",
+            self.restore_seconds.clone(),
+        );
+        registry.register(
+            "archive_bytes",
+            "Bytes of all archives at the last sweep",
+            self.archive_bytes.clone(),
+        );
+        registry.register(
+            "archives_swept",
+            "Archives that were removed because they were too old or too many",
+            self.archives_swept.clone(),
+        );
     }
 }
 
@@ -313,6 +370,26 @@ impl Observer {
             outcome,
         };
         self.metrics.shared.boots.get_or_create(&label).inc();
+    }
+}
+
+impl ArchiveObserver for Metrics {
+    fn observe(&self, event: ArchiveEvent) {
+        let shared = &self.shared;
+        match event {
+            ArchiveEvent::Save { outcome, took } => {
+                shared.archives.get_or_create(&ByOutcome { outcome }).inc();
+                shared.archive_seconds.observe(took.as_secs_f64());
+            }
+            ArchiveEvent::Restore { outcome, took } => {
+                shared.restores.get_or_create(&ByOutcome { outcome }).inc();
+                shared.restore_seconds.observe(took.as_secs_f64());
+            }
+            ArchiveEvent::Swept { bytes, gone } => {
+                shared.archive_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+                shared.archives_swept.inc_by(gone as u64);
+            }
+        }
     }
 }
 
@@ -390,6 +467,20 @@ mod tests {
         metrics.failed(FailureKind::Capacity);
         metrics.run_ended(Language::Python, "ok");
         metrics.call_ended("execute_code", "new", Duration::from_millis(20));
+        let archives = metrics.of_archives();
+        for event in [
+            ArchiveEvent::Save {
+                outcome: "stored",
+                took: Duration::from_millis(300),
+            },
+            ArchiveEvent::Restore {
+                outcome: "kept",
+                took: Duration::from_millis(30),
+            },
+            ArchiveEvent::Swept { bytes: 77, gone: 2 },
+        ] {
+            archives.observe(event);
+        }
         let in_flight = (metrics.call_begins(), metrics.connection_opens());
         drop(metrics.call_begins());
         let census = Census {
@@ -427,6 +518,12 @@ mod tests {
             "greenroom_calls_in_flight 1",
             "greenroom_failures_total{kind=\"capacity\"} 1",
             "greenroom_connections 1",
+            "greenroom_archives_total{outcome=\"stored\"} 1",
+            "greenroom_archive_seconds_count 1",
+            "greenroom_restores_total{outcome=\"kept\"} 1",
+            "greenroom_restore_seconds_bucket{le=\"0.05\"} 1",
+            "greenroom_archive_bytes 77",
+            "greenroom_archives_swept_total 2",
         ] {
             assert!(
                 text.lines().any(|have| have == line),

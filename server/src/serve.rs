@@ -1,12 +1,16 @@
 //! A server as a whole: started in order, and ended in order, so that nothing is lost and nothing is left.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    archive::Archive,
     attach::{self, Attending, Socket, SocketError},
     config::{Config, EngineKind, PoolConfig},
     conversation::{ConversationId, PoolName, Secret, hex},
@@ -27,11 +31,15 @@ const CLAIMS_WAITING: usize = 256;
 /// How long destroying the warm sandboxes may take. What is left then ends itself within a minute.
 const CLOSING: Duration = Duration::from_secs(20);
 
+/// How long archives may take at the end, where calls have used up the time to drain.
+const LAST_ARCHIVES: Duration = Duration::from_secs(5);
+
 /// Everything that a server consists of, but for the way in.
 #[derive(Debug)]
 pub struct Server {
     config: Arc<Config>,
     pools: Vec<Pool>,
+    archive: Option<Archive>,
     metrics: Metrics,
     mcp: Mcp,
     links: Links,
@@ -47,6 +55,14 @@ pub enum ServeError {
     /// The state directory or the secret.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The archives' folder.
+    #[error("archives cannot be kept in {folder}: {source}; set archive to another folder, or to off")]
+    Archive {
+        /// Which.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The engine.
     #[error("the engine at {socket} cannot be used: {source}; `greenroom doctor` says what to do")]
     Engine {
@@ -112,7 +128,8 @@ impl Server {
                 Pool::start(spec, Arc::clone(&engine), observer)
             })
             .collect();
-        let sessions = Sessions::new(secret.clone(), engine, pools.iter().cloned());
+        let archive = archive(&config, &secret, &metrics)?;
+        let sessions = Sessions::archiving(secret.clone(), engine, pools.iter().cloned(), archive.clone());
         let digest = attach::digest(&config, &secret);
         let links = Links::new(secret.clone(), sessions.clone(), config.links.clone(), http::door);
         let ways = Ways {
@@ -129,6 +146,7 @@ impl Server {
         Ok(Self {
             config,
             pools,
+            archive,
             metrics,
             mcp,
             links,
@@ -250,13 +268,20 @@ impl Server {
         spoken.map_err(ServeError::Stdio)
     }
 
-    /// Lets calls in flight be answered, then destroys what is warm. Bound sandboxes are their conversations' and
-    /// stay, with the runs in them.
+    /// Lets calls in flight be answered, archives what they changed, then destroys what is warm. Bound sandboxes are
+    /// their conversations' and stay, with the runs in them.
     async fn close(&self, served: Option<Served>) {
         if let Some(served) = &served {
             served.stop_accepting();
         }
-        self.mcp.close(self.config.limits.drain).await;
+        let drain = self.config.limits.drain;
+        let drained_by = Instant::now() + drain;
+        self.mcp.close(drain).await;
+        if let Some(archive) = &self.archive {
+            // What calls have left of the time, and some in any case: most archives take a fraction of a second.
+            let left = drained_by.saturating_duration_since(Instant::now());
+            archive.close(left.max(LAST_ARCHIVES.min(drain))).await;
+        }
         for census in join_all(self.pools.iter().map(|pool| pool.close(CLOSING))).await {
             let held = census.counts.held();
             if held > 0 {
@@ -278,6 +303,22 @@ pub fn secret(config: &Config) -> Result<Secret, StateError> {
         Some(file) => state_dir::read(file),
         None => StateDir::open(&config.state_dir)?.secret(),
     }
+}
+
+fn archive(config: &Config, secret: &Secret, metrics: &Metrics) -> Result<Option<Archive>, ServeError> {
+    let Some(folder) = config.archive.folder(&config.state_dir) else {
+        return Ok(None);
+    };
+    let archive = Archive::in_folder(
+        &folder,
+        &config.engine.deployment,
+        secret.clone(),
+        config.archive.allowance(),
+        metrics.of_archives(),
+    );
+    archive
+        .map(Some)
+        .map_err(|source| ServeError::Archive { folder, source })
 }
 
 pub(crate) async fn engine(config: &Config, secret: &Secret) -> Result<Arc<dyn Engine>, ServeError> {

@@ -33,6 +33,7 @@ use self::{
     table::{Bond, Flight, Memory, Table},
 };
 use crate::{
+    archive::{Archive, SaveError},
     conversation::{PoolName, Secret, SessionKey, SessionName},
     engine::{Engine, EngineError, Place},
     guest::{Guest, GuestError},
@@ -85,6 +86,8 @@ struct Shared {
     secret: Secret,
     engine: Arc<dyn Engine>,
     pools: HashMap<PoolName, Pool>,
+    /// Where files outlive their sandbox.
+    archive: Option<Archive>,
     table: Table,
     closing: CancellationToken,
 }
@@ -143,6 +146,12 @@ pub enum OpenError {
         /// How often it was looked at.
         looks: u32,
     },
+    /// Files do not outlive their sandbox here.
+    #[error("files are not archived here (setting archive)")]
+    NoArchive,
+    /// The session's files could not be kept.
+    #[error("the session's files could not be kept: {0}")]
+    NotKept(#[source] Arc<SaveError>),
     /// It took longer than it may.
     #[error("the session was not opened within {seconds} s")]
     TimedOut {
@@ -163,6 +172,16 @@ impl From<EngineError> for OpenError {
 impl Sessions {
     /// Sessions in these pools of one engine.
     pub fn new(secret: Secret, engine: Arc<dyn Engine>, pools: impl IntoIterator<Item = Pool>) -> Self {
+        Self::archiving(secret, engine, pools, None)
+    }
+
+    /// The same, with files that outlive their sandbox.
+    pub fn archiving(
+        secret: Secret,
+        engine: Arc<dyn Engine>,
+        pools: impl IntoIterator<Item = Pool>,
+        archive: Option<Archive>,
+    ) -> Self {
         let closing = CancellationToken::new();
         let alive = Arc::new(closing.clone().drop_guard());
         let pools = pools
@@ -174,6 +193,7 @@ impl Sessions {
                 secret,
                 engine,
                 pools,
+                archive,
                 table: Table::default(),
                 closing,
             }),
@@ -262,23 +282,48 @@ impl Sessions {
 
     /// Ends the session's sandbox, and returns once it has ended. The next opening gets a fresh one and says
     /// `restarted(reset)`. It ends any sandbox that has the session's name, one that hangs or that another
-    /// version of Greenroom made too.
+    /// version of Greenroom made too. Its files are forgotten.
     ///
     /// # Errors
     /// [`OpenError`].
     pub async fn reset(&self, key: &SessionKey) -> Result<Reset, OpenError> {
         let name = self.shared.secret.session_name(key);
-        let id = match self.shared.find(&name).await?.place {
+        // Before, in case that this server dies in between; and after, since up to its end a sandbox may be archived.
+        self.shared.forget(&name).await;
+        let reset = self.end(&name).await?;
+        self.shared.forget(&name).await;
+        Ok(reset)
+    }
+
+    /// The same, but the next sandbox gets the files of this one. Where they cannot be kept nothing ends.
+    ///
+    /// # Errors
+    /// [`OpenError`]; [`OpenError::NotKept`].
+    pub async fn reset_keeping_files(&self, key: &SessionKey) -> Result<Reset, OpenError> {
+        let name = self.shared.secret.session_name(key);
+        let archive = self.shared.archive.as_ref().ok_or(OpenError::NoArchive)?;
+        if let Place::Running(id) = self.shared.find(&name).await?.place {
+            let guest = self.shared.reach(&name, &id).await?;
+            archive
+                .save(&name, &guest)
+                .await
+                .map_err(|error| OpenError::NotKept(Arc::new(error)))?;
+        }
+        self.end(&name).await
+    }
+
+    async fn end(&self, name: &SessionName) -> Result<Reset, OpenError> {
+        let id = match self.shared.find(name).await?.place {
             Place::Running(id) | Place::Ending(id) => id,
             Place::Exited(_) | Place::Absent => return Ok(Reset::Nothing),
         };
-        let ending = match self.shared.reach(&name, &id).await {
+        let ending = match self.shared.reach(name, &id).await {
             Ok(guest) => guest.end(EndReason::Reset).await,
             Err(error) => Err(error),
         };
         match ending {
             Ok(()) | Err(GuestError::Ended(_)) => {
-                if !self.shared.has_ended(&name, &id, RESET).await? {
+                if !self.shared.has_ended(name, &id, RESET).await? {
                     self.shared.engine.end(&id).await?;
                 }
             }
@@ -294,7 +339,7 @@ impl Sessions {
         // Its exit code may not say why, so this server remembers.
         let fate = Some(RestartReason::Reset);
         let bond = None;
-        self.shared.table.remember(&name, Memory { id, fate, bond });
+        self.shared.table.remember(name, Memory { id, fate, bond });
         Ok(Reset::Ended)
     }
 
@@ -350,6 +395,12 @@ impl Shared {
         if let Some(mut telling) = self.table.told_soon(name) {
             // Either way there is nothing more to wait for: it was told, or it will be told again.
             let _settled = timeout(TELLING, telling.changed()).await;
+        }
+    }
+
+    async fn forget(&self, name: &SessionName) {
+        if let Some(archive) = &self.archive {
+            archive.forget(name).await;
         }
     }
 

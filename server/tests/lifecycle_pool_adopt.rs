@@ -49,6 +49,23 @@ async fn a_name_that_is_taken_gives_the_warm_one_back() {
     bench.end().await;
 }
 
+/// A sandbox serves one session, ever: one that holds something of a session serves that one or none.
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_was_filled_for_a_session_goes_to_nobody_else() {
+    let (_, bench) = bench(2).await;
+    bench.adopted("conversation").await;
+    bench.settled().await;
+    let mut claim = bench.claim().await.unwrap();
+    let id = claim.id().clone();
+    claim.guest_to_fill().hello().await.unwrap();
+    let lost = claim.adopt(&session("conversation")).await.unwrap_err();
+    assert!(matches!(lost, AdoptError::Taken), "{lost:?}");
+    bench.settled().await;
+    assert!(!ids(&bench.listed().await).contains(&id));
+    bench.end_sessions().await;
+    bench.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn twenty_racers_for_one_name_have_one_winner() {
     let (engine, bench) = bench(4).await;

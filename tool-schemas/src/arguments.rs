@@ -145,10 +145,15 @@ pub struct CancelRun {
     pub run_id: String,
 }
 
-/// Arguments of `reset_session`: none of its own.
+/// Arguments of `reset_session`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ResetSession {}
+pub struct ResetSession {
+    /// The next sandbox gets the files of /mnt/data. Default: false.
+    #[serde(default, deserialize_with = "flag")]
+    #[schemars(with = "bool")]
+    pub keep_files: Option<bool>,
+}
 
 /// Arguments of `delete_file`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -248,8 +248,8 @@ const CANCEL_RUN: &str = "\
 Stop a run. It is interrupted as by Ctrl-C, then killed if it does not stop; the answer of get_run tells which. Files are kept.";
 
 const RESET_SESSION: &str = "\
-End this conversation's sandbox: all variables, files and runs are gone for good. The next call gets a fresh one. Use it only if the \
-user wants that, or if the sandbox is beyond repair.";
+End this conversation's sandbox: all variables and runs are gone for good, and so are its files unless keep_files is true. The next \
+call gets a fresh one. Use it only if the user wants that, or if the sandbox is beyond repair.";
 
 const DELETE_FILE: &str = "Delete a file, or a folder with all that is in it.";
 

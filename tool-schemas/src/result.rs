@@ -19,6 +19,10 @@ pub struct ResultMeta {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub restart_reason: Option<String>,
+    /// Where the earlier sandbox's files are kept: the time, in UTC, since which they are as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub files_kept_as_of: Option<String>,
     /// The kind of failure, where Greenroom could not do what was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]

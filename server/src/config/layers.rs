@@ -213,6 +213,12 @@ impl Layers {
         (value, source)
     }
 
+    /// Where a setting that was taken came from.
+    pub(super) fn source(&self, key: &str) -> Source {
+        let taken = self.effective.iter().find(|effective| effective.key == key);
+        taken.map_or(Source::Default, |effective| effective.source.clone())
+    }
+
     pub(super) fn problem(&mut self, source: Source, key: &str, message: String) {
         self.problems.push(Problem {
             source,

@@ -1,14 +1,17 @@
 //! What the configuration means to the parts that it configures.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use greenroom_protocol::AgentConfig;
 
-use super::{Config, PoolConfig};
-use crate::{conversation::PoolName, engine::docker::DockerConfig, sandbox::SandboxSpec};
+use super::{ArchiveConfig, ArchivePlace, Config, PoolConfig};
+use crate::{archive::Allowance, conversation::PoolName, engine::docker::DockerConfig, sandbox::SandboxSpec};
 
 /// The agent's file name where it lies beside the server's own executable.
 const AGENT: &str = "greenroom-agent";
+
+/// The folder of archives in the state directory.
+const ARCHIVES: &str = "archives";
 
 impl Config {
     /// The agent's binary: as configured, or beside this executable.
@@ -30,6 +33,28 @@ impl Config {
             creator: creator.to_owned(),
             agent: self.agent_binary(),
             cgroup_parent: "greenroom".to_owned(),
+        }
+    }
+}
+
+impl ArchiveConfig {
+    /// Where archives lie, if anywhere.
+    #[must_use]
+    pub fn folder(&self, state_dir: &Path) -> Option<PathBuf> {
+        match &self.place {
+            ArchivePlace::Off => None,
+            ArchivePlace::StateDir => Some(state_dir.join(ARCHIVES)),
+            ArchivePlace::Folder(folder) => Some(folder.clone()),
+        }
+    }
+
+    /// What may be kept, and for how long.
+    #[must_use]
+    pub const fn allowance(&self) -> Allowance {
+        Allowance {
+            session: self.session,
+            total: self.total,
+            keep: self.keep,
         }
     }
 }

@@ -12,8 +12,8 @@ use greenroom_tool_schemas::ToolName;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Aliases, Config, ConversationConfig, Cpus, EngineConfig, EngineKind, ErrorStyle, HttpConfig, Limits,
-    LinkConfig, LogFormat, MetaPath, PoolConfig, Runtime, Size,
+    Aliases, ArchiveConfig, ArchivePlace, Config, ConversationConfig, Cpus, EngineConfig, EngineKind,
+    ErrorStyle, HttpConfig, Limits, LinkConfig, LogFormat, MetaPath, PoolConfig, Runtime, Size,
     layers::{Effective, Layers, Raw, Report, Source, place},
     settings::{Setting, words},
 };
@@ -140,6 +140,7 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
         conversation: conversation(from),
         limits: limits(from),
         links: links(from),
+        archive: archive(from),
         pools: BTreeMap::new(),
         default_pool: default_pool_name(),
     };
@@ -253,6 +254,21 @@ fn links(from: &mut Layers) -> LinkConfig {
     }
 }
 
+fn archive(from: &mut Layers) -> ArchiveConfig {
+    let config = ArchiveConfig {
+        place: from.take("archive", ArchivePlace::StateDir),
+        session: from.take("archive_session", Size::mib(256)),
+        total: from.take("archive_total", Size::gib(10)),
+        keep: from.take("archive_keep", 7 * 24 * HOUR),
+    };
+    if config.session > config.total {
+        let message = format!("must not be more than archive_total = {}", config.total);
+        let source = from.source("archive_session");
+        from.problem(source, "archive_session", message);
+    }
+    config
+}
+
 fn at_least_one(from: &mut Layers, key: &str, default: usize) -> usize {
     let (number, source) = from.take_from(key, default);
     if number == 0 {
@@ -341,12 +357,8 @@ fn pool(from: &mut Layers, name: &str, engine: Runtime, machine_cpus: usize) -> 
     };
     for (setting, message) in quarrels(&pool) {
         let key = key(setting);
-        let source = from
-            .effective
-            .iter()
-            .find(|e| e.key == key)
-            .map(|e| e.source.clone());
-        from.problem(source.unwrap_or(Source::Default), &key, message);
+        let source = from.source(&key);
+        from.problem(source, &key, message);
     }
     pool
 }
@@ -500,6 +512,28 @@ impl Setting for Tools {
             .map(|tool| tool.as_str().to_owned())
             .collect::<Vec<_>>()
             .show()
+    }
+}
+
+/// `"on"`, `"off"`, or a folder.
+impl Setting for ArchivePlace {
+    fn read(raw: &Raw) -> Result<Self, String> {
+        match String::read(raw)?.as_str() {
+            "off" => Ok(Self::Off),
+            "on" => Ok(Self::StateDir),
+            text if text.starts_with('/') => Ok(Self::Folder(PathBuf::from(text))),
+            text => Err(format!(
+                "{text:?} is neither \"on\", \"off\" nor the absolute path of a folder"
+            )),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Off => "\"off\"".to_owned(),
+            Self::StateDir => "\"on\"".to_owned(),
+            Self::Folder(path) => path.show(),
+        }
     }
 }
 

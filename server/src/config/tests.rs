@@ -229,3 +229,26 @@ fn state_lies_where_the_user_may_write() {
         PathBuf::from("/s/greenroom")
     );
 }
+
+#[test]
+fn archives_are_kept_here_there_or_nowhere() {
+    let archive = |text: &str| Loaded::read(&inputs(text)).unwrap().config.archive;
+    let state = std::path::Path::new("/state");
+    let by_default = archive("");
+    assert_eq!(by_default.folder(state), Some("/state/archives".into()));
+    assert_eq!(
+        (by_default.session, by_default.total, by_default.keep),
+        (Size::mib(256), Size::gib(10), Duration::from_secs(7 * 86_400))
+    );
+    assert_eq!(archive("archive = \"off\"").folder(state), None);
+    let apart = archive("archive = \"/srv/archives\"\narchive_session = \"1GiB\"\narchive_keep = \"1d\"");
+    assert_eq!(apart.folder(state), Some("/srv/archives".into()));
+    assert_eq!(apart.session, Size::gib(1));
+    let report = problems(&inputs("archive = \"s3\"\narchive_session = \"11GiB\""));
+    for line in [
+        "greenroom.toml:1: archive: \"s3\" is neither \"on\", \"off\" nor the absolute path of a folder",
+        "greenroom.toml:2: archive_session: must not be more than archive_total = 10GiB",
+    ] {
+        assert!(report.contains(line), "{report}");
+    }
+}

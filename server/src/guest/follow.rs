@@ -154,8 +154,13 @@ impl RunFollow {
         self.next += 1;
         self.attempts = 0;
         self.start = None;
-        if matches!(event.kind, RunEventKind::Finished(_)) {
+        if let RunEventKind::Finished(outcome) = &event.kind {
             self.stream = Stream::Over;
+            let changes = u64::from(!outcome.files.is_empty());
+            self.guest.stir(|stirrings| {
+                stirrings.changes += changes;
+                stirrings.runs += 1 - changes;
+            });
         }
         Ok(Some(event))
     }

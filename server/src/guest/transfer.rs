@@ -14,7 +14,9 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use greenroom_protocol::{PIXELS_HEADER, Pixels, RefusalKind, SIZE_HEADER, limits};
+use greenroom_protocol::{
+    MARK_HEADER, PACKED_HEADER, PIXELS_HEADER, Packed, Pixels, RefusalKind, SIZE_HEADER, limits,
+};
 use http::{
     HeaderMap, HeaderValue, Response,
     header::{CONTENT_TYPE, RANGE},
@@ -119,6 +121,57 @@ impl FileBody {
         stream::try_unfold(self, async |mut body| {
             Ok(body.next().await?.map(|data| (data, body)))
         })
+    }
+}
+
+/// The work directory as a tar archive, as it comes in. What it holds is whatever the inside says.
+#[derive(Debug)]
+pub struct Packing {
+    /// As it was announced.
+    pub packed: Packed,
+    /// Names this state of the files.
+    pub mark: String,
+    body: Incoming,
+    /// Bytes that may still come.
+    left: u64,
+}
+
+impl Packing {
+    pub(super) fn read(response: Response<Incoming>, max: u64) -> Result<Self, GuestError> {
+        let header = |name: &str| response.headers().get(name)?.to_str().ok();
+        let packed = header(PACKED_HEADER)
+            .and_then(Packed::parse)
+            .ok_or_else(|| GuestError::protocol(format!("an archive without {PACKED_HEADER}")))?;
+        let is_mark = |mark: &&str| {
+            (1..=limits::MARK_BYTES).contains(&mark.len())
+                && mark.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        };
+        let mark = header(MARK_HEADER)
+            .filter(is_mark)
+            .ok_or_else(|| GuestError::protocol(format!("an archive without {MARK_HEADER}")))?;
+        Ok(Self {
+            packed,
+            mark: mark.to_owned(),
+            body: response.into_body(),
+            left: max,
+        })
+    }
+
+    /// The next bytes, or `None` at the end of what is a whole archive. Cancel safe.
+    ///
+    /// # Errors
+    /// [`GuestError`]; more than was asked for is [`GuestError::Protocol`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, GuestError> {
+        let data = match timeout(STALL, next_data(&mut self.body)).await {
+            Ok(data) => data?,
+            Err(_) => return Err(stalled("an archive's next bytes")),
+        };
+        let length = data.as_ref().map_or(0, |data| data.len() as u64);
+        self.left = self
+            .left
+            .checked_sub(length)
+            .ok_or_else(|| GuestError::protocol("an archive with more bytes than were asked for"))?;
+        Ok(data)
     }
 }
 

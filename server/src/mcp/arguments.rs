@@ -77,7 +77,9 @@ pub(super) enum Request {
     CancelRun {
         id: RunId,
     },
-    Reset,
+    Reset {
+        keep: KeepFiles,
+    },
     Delete {
         path: WorkPath,
     },
@@ -113,6 +115,15 @@ pub(super) enum Form {
     Text,
     /// Azure's JSON.
     Azure,
+}
+
+/// Whether a reset spares the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeepFiles {
+    /// The fresh sandbox gets them.
+    Yes,
+    /// They go with the rest.
+    No,
 }
 
 /// Whether a call waits for its run.
@@ -266,7 +277,14 @@ impl<'a> Arguments<'a> {
                 let schemas::CancelRun { run_id: id } = self.read()?;
                 run_id(id).map(|id| Request::CancelRun { id })
             }
-            ToolName::ResetSession => self.read().map(|schemas::ResetSession {}| Request::Reset),
+            ToolName::ResetSession => {
+                let schemas::ResetSession { keep_files } = self.read()?;
+                let keep = match keep_files {
+                    Some(true) => KeepFiles::Yes,
+                    Some(false) | None => KeepFiles::No,
+                };
+                Ok(Request::Reset { keep })
+            }
             ToolName::DeleteFile => {
                 let schemas::DeleteFile { path } = self.read()?;
                 file(&path).map(|path| Request::Delete { path })
@@ -640,7 +658,17 @@ mod tests {
                 wait: Duration::from_secs(50)
             })
         );
-        assert_eq!(read(ToolName::ResetSession, json!({})), Ok(Request::Reset));
+        for (arguments, keep) in [
+            (json!({}), KeepFiles::No),
+            (json!({ "keep_files": null }), KeepFiles::No),
+            (json!({ "keep_files": false }), KeepFiles::No),
+            (json!({ "keep_files": true }), KeepFiles::Yes),
+        ] {
+            assert_eq!(
+                read(ToolName::ResetSession, arguments),
+                Ok(Request::Reset { keep })
+            );
+        }
         assert_eq!(read(ToolName::SessionInfo, json!({})), Ok(Request::Info));
         assert_eq!(
             read(ToolName::DeleteFile, json!({"path": "a"})),

@@ -17,7 +17,8 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-use greenroom_protocol::{RestartReason, Standing, WORK_DIR};
+use chrono::{DateTime, SecondsFormat};
+use greenroom_protocol::{ArchiveFault, FilesFate, RestartReason, Standing, WORK_DIR};
 use greenroom_tool_schemas::{ResultMeta, SessionState};
 use serde_json::Value;
 
@@ -86,7 +87,7 @@ pub(super) enum Session {
     /// It goes on.
     Existing,
     /// An earlier sandbox is gone.
-    Restarted(RestartReason),
+    Restarted(RestartReason, FilesFate),
     /// There is none, and none was made.
     None,
 }
@@ -96,7 +97,7 @@ impl From<&Standing> for Session {
         match standing {
             Standing::New => Self::New,
             Standing::Existing => Self::Existing,
-            Standing::Restarted { reason, .. } => Self::Restarted(*reason),
+            Standing::Restarted { reason, files } => Self::Restarted(*reason, *files),
         }
     }
 }
@@ -107,7 +108,7 @@ impl Session {
         match self {
             Self::New => SessionState::New,
             Self::Existing => SessionState::Existing,
-            Self::Restarted(_) => SessionState::Restarted,
+            Self::Restarted(..) => SessionState::Restarted,
             Self::None => SessionState::None,
         }
     }
@@ -126,14 +127,15 @@ impl Heading {
     }
 
     fn meta(&self) -> ResultMeta {
-        let reason = match self.session {
-            Session::Restarted(reason) => Some(reason_name(reason).to_owned()),
-            Session::New | Session::Existing | Session::None => None,
+        let (reason, kept) = match self.session {
+            Session::Restarted(reason, files) => (Some(reason_name(reason).to_owned()), as_of(files)),
+            Session::New | Session::Existing | Session::None => (None, None),
         };
         ResultMeta {
             conversation_id: Some(self.conversation.as_str().to_owned()),
             session: self.session.state(),
             restart_reason: reason,
+            files_kept_as_of: kept,
             ..ResultMeta::default()
         }
     }
@@ -199,11 +201,48 @@ fn session_words(session: Session) -> String {
         Session::New => "new (nothing from earlier exists)".to_owned(),
         Session::Existing => "existing".to_owned(),
         Session::None => "none".to_owned(),
-        Session::Restarted(reason) => format!(
-            "restarted (the earlier sandbox is gone, with its variables and files: {}; this one is fresh)",
-            reason_words(reason)
-        ),
+        Session::Restarted(reason, files) => restarted_words(reason_words(reason), files),
     }
+}
+
+/// What is lost and what is not: variables always are.
+fn restarted_words(reason: &str, files: FilesFate) -> String {
+    let fault = match files {
+        FilesFate::Kept { left_out, .. } => {
+            let but = match left_out {
+                0 => String::new(),
+                n => format!(", but for {n} that could not be read"),
+            };
+            let as_of = as_of(files).unwrap_or_else(|| "an unknown time".to_owned());
+            return format!(
+                "restarted (the earlier sandbox is gone: {reason}; variables are lost, files are kept as of {as_of}{but})"
+            );
+        }
+        FilesFate::Gone => {
+            return format!(
+                "restarted (the earlier sandbox is gone, with its variables and files: {reason}; this one is fresh)"
+            );
+        }
+        FilesFate::Refused { fault } => match fault {
+            ArchiveFault::Corrupt => "is damaged",
+            ArchiveFault::TooLarge => "is larger than is allowed",
+            ArchiveFault::Unreadable => "could not be read",
+            ArchiveFault::NotUnpacked => "could not be unpacked",
+        },
+    };
+    format!(
+        "restarted (the earlier sandbox is gone, with its variables and files: {reason}; the archive of its files {fault}, so \
+         none of it is used; this one is fresh)"
+    )
+}
+
+/// The time of kept files, in seconds of UTC. What an agent says may be no time at all.
+fn as_of(files: FilesFate) -> Option<String> {
+    let FilesFate::Kept { as_of_ms, .. } = files else {
+        return None;
+    };
+    let time = DateTime::from_timestamp_millis(i64::try_from(as_of_ms).ok()?)?;
+    Some(time.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
 /// Why an earlier sandbox is gone, for a model.
@@ -217,7 +256,7 @@ const fn reason_words(reason: RestartReason) -> &'static str {
         RestartReason::EndedInside => "something that ran in it ended it",
         RestartReason::Removed => "it was removed from outside, or its host restarted",
         RestartReason::Unresponsive => "it stopped answering",
-        RestartReason::NoLongerOnRecord => "it ended so long ago that no record says how",
+        RestartReason::NoLongerOnRecord => "no record says any more how it ended",
     }
 }
 

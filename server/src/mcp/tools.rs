@@ -24,7 +24,7 @@ use tokio::{
 
 pub(super) use self::shelf::{Contents, TEMPLATE};
 use super::{
-    arguments::{Arguments, Request},
+    arguments::{Arguments, KeepFiles, Request},
     caller::{Caller, Carrier, Freight, News, Reached},
     conversation::{Asked, Origin, Resolved, Resolver},
     render::{self, Answer, Heading, Session as Seen, Tell},
@@ -204,7 +204,7 @@ impl Tools {
             Request::ListRuns => self.list_runs(&call).await,
             Request::GetRun { id, since, wait } => self.get_run(&call, id, since, wait).await,
             Request::CancelRun { id } => self.cancel_run(&call, id).await,
-            Request::Reset => self.reset(&call).await,
+            Request::Reset { keep } => self.reset(&call, keep).await,
             Request::Delete { path } => self.delete(&call, &path).await,
             Request::Info => self.info(&call).await,
             Request::Launch => launch(),
@@ -315,15 +315,24 @@ impl Tools {
         }
     }
 
-    async fn reset(&self, call: &Call<'_>) -> Result<Outcome, Stop> {
+    async fn reset(&self, call: &Call<'_>, keep: KeepFiles) -> Result<Outcome, Stop> {
         use crate::sessions::Reset;
         let answer = call.heading(Seen::None);
-        let answer = match self.sessions.reset(&call.key).await {
-            Ok(Reset::Ended) => answer.sentence(
-                "ok",
-                "The sandbox has ended: its variables, files and runs are gone. The next execute_code or upload_file gets a \
-                 fresh one.",
-            ),
+        let reset = match keep {
+            KeepFiles::No => self.sessions.reset(&call.key).await,
+            KeepFiles::Yes => self.sessions.reset_keeping_files(&call.key).await,
+        };
+        let answer = match reset {
+            Ok(Reset::Ended) => answer.sentence("ok", match keep {
+                KeepFiles::No => {
+                    "The sandbox has ended: its variables, files and runs are gone. The next execute_code or upload_file gets a \
+                     fresh one."
+                }
+                KeepFiles::Yes => {
+                    "The sandbox has ended: its variables and runs are gone, its files are kept. The next execute_code or \
+                     upload_file gets a fresh one with them."
+                }
+            }),
             Ok(Reset::Nothing) => answer.sentence("ok", "There was no sandbox. The next execute_code or upload_file makes one."),
             Err(error) => return Err(unopened(&error).into()),
         };

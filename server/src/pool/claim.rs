@@ -84,6 +84,16 @@ pub struct Claim {
     guest: Guest,
     custody: Custody,
     engine: Arc<dyn Engine>,
+    contents: Contents,
+}
+
+/// What a claimed sandbox holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Contents {
+    /// What every fresh one holds.
+    Fresh,
+    /// Something of one session: it serves that one or none.
+    OfASession,
 }
 
 impl Claim {
@@ -92,6 +102,7 @@ impl Claim {
             guest,
             custody,
             engine,
+            contents: Contents::Fresh,
         }
     }
 
@@ -104,6 +115,12 @@ impl Claim {
     /// Its agent, over a channel that was open when it was claimed.
     #[must_use]
     pub const fn guest(&self) -> &Guest {
+        &self.guest
+    }
+
+    /// Its agent, to put something of a session into the sandbox: whatever comes of that, it goes to nobody else.
+    pub const fn guest_to_fill(&mut self) -> &Guest {
+        self.contents = Contents::OfASession;
         &self.guest
     }
 
@@ -131,6 +148,7 @@ impl Claim {
             guest,
             custody,
             engine,
+            contents,
         } = self;
         // From here on the rename counts as sent: should this task break off, the sandbox is let go.
         let custody = Sent(Some(custody));
@@ -141,7 +159,10 @@ impl Claim {
                 return Ok(guest);
             }
             Ok(Ok(Adoption::Taken)) => {
-                custody.tell(|id| Returned::Unused(id, guest));
+                match contents {
+                    Contents::Fresh => custody.tell(|id| Returned::Unused(id, guest)),
+                    Contents::OfASession => custody.tell(Returned::Dropped),
+                }
                 return Err(AdoptError::Taken);
             }
             // It died in the claimer's hand: there was nothing to rename.

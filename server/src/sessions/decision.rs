@@ -1,5 +1,7 @@
 //! What to do about a session, from what the engine shows: pure, and tested as a table.
 
+use std::time::Duration;
+
 use greenroom_protocol::RestartReason;
 
 use super::Provenance;
@@ -7,6 +9,9 @@ use crate::{
     engine::{Found, Place, Tombstone},
     sandbox::SandboxId,
 };
+
+/// How long tombstones stand.
+const TOMBSTONES: Duration = Duration::from_secs(24 * 3600);
 
 /// What this server knows of a session besides what the engine shows.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +97,16 @@ fn presumed(knowledge: Knowledge<'_>, running: Option<&SandboxId>) -> Option<Res
         // Such an id was handed out by an answer that came from a sandbox.
         (false, Provenance::Minted) => Some(RestartReason::NoLongerOnRecord),
         (false, Provenance::JustMinted | Provenance::Own) => None,
+    }
+}
+
+/// The loss that an archive proves where nothing else tells of it. A sandbox that ended stands as a tombstone for a
+/// day: where there is none, one that was archived since then was removed.
+pub(super) fn presumed_by_archive(age: Duration) -> RestartReason {
+    if age < TOMBSTONES {
+        RestartReason::Removed
+    } else {
+        RestartReason::NoLongerOnRecord
     }
 }
 
@@ -250,6 +265,17 @@ mod tests {
         ] {
             let case = format!("{place:?} {aside:?} {known:?} {provenance:?}");
             assert_eq!(step(place, aside, known, provenance), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn an_archive_proves_a_loss() {
+        for (hours, reason) in [
+            (0, RestartReason::Removed),
+            (23, RestartReason::Removed),
+            (24, RestartReason::NoLongerOnRecord),
+        ] {
+            assert_eq!(presumed_by_archive(Duration::from_secs(hours * 3600)), reason);
         }
     }
 

@@ -7,8 +7,8 @@
 //!                 │                    └── 410, lost ──────┤
 //!                 ├─ Wait ── until it has ended ──────────┤
 //!                 ├─ Bury ── destroy ─────────────────────┤
-//!                 └─ Claim ─ set aside ─ adopt ─ look ─ lease ──▶ Bond
-//!                                        └── Taken, gone ─┘
+//!                 └─ Claim ─ fill ─ set aside ─ adopt ─ look ─ lease ──▶ Bond
+//!                             └─ lost ──────── └── Taken, gone ─┘
 //! ```
 //! A server may die between any two of these steps. What it leaves is one of the states that
 //! [`decide`] knows, so whoever comes next goes on from there, and no loss is forgotten: a tombstone goes
@@ -17,16 +17,17 @@
 use std::{sync::Arc, time::Duration};
 
 use greenroom_protocol::{
-    EndReason, Ended, FilesFate, Hello, LeaseRequest, LeaseState, RefusalKind, RestartReason,
+    ArchiveFault, EndReason, Ended, FilesFate, Hello, LeaseRequest, LeaseState, RefusalKind, RestartReason,
 };
 use tokio::time::{Instant, sleep};
 
 use super::{
     OpenError, Provenance, Shared, Terms,
-    decision::{Knowledge, Step, decide},
+    decision::{Knowledge, Step, decide, presumed_by_archive},
     table::{Bond, Memory},
 };
 use crate::{
+    archive::Restored,
     conversation::SessionName,
     engine::{EngineError, Found, Place},
     guest::{Guest, GuestError},
@@ -63,6 +64,8 @@ pub(super) struct Opening {
     fate: Option<RestartReason>,
     /// A claim that was made for another purpose and is still good.
     hand: Option<Claim>,
+    /// Why the session's archive is not tried again.
+    refused: Option<ArchiveFault>,
 }
 
 /// What came of asking one sandbox.
@@ -82,6 +85,7 @@ impl Opening {
             known: None,
             fate: None,
             hand: None,
+            refused: None,
         }
     }
 
@@ -118,13 +122,16 @@ impl Opening {
             bond: Some(bond.clone()),
         };
         self.shared.table.remember(&self.name, memory);
+        if let Some(archive) = &self.shared.archive {
+            archive.watch(&self.name, &bond.guest, self.terms.idle);
+        }
         bond
     }
 
     /// A cached guest that has news to tell, or that is to keep another time: its agent is asked again. An
     /// answer that is no grant is left to the search, which looks at the whole of it.
     async fn renew(&mut self, bond: Bond) -> Option<Bond> {
-        match self.lease(bond.guest, None).await {
+        match self.lease(bond.guest, None, FilesFate::Gone).await {
             Ok(Asked::Granted(bond)) => Some(*bond),
             Ok(Asked::Over(_)) => None,
             Err(error) => {
@@ -206,17 +213,23 @@ impl Opening {
             }
             LeaseState::Unbound => recorded.or(presumed),
         };
-        self.lease(guest, news).await
+        // One that was filled before it got its name knows that itself.
+        self.lease(guest, news, FilesFate::Gone).await
     }
 
     /// Asks for the lease; it is the second fence after the name.
-    async fn lease(&mut self, guest: Guest, news: Option<RestartReason>) -> Result<Asked, OpenError> {
+    async fn lease(
+        &mut self,
+        guest: Guest,
+        news: Option<RestartReason>,
+        files: FilesFate,
+    ) -> Result<Asked, OpenError> {
         let request = LeaseRequest {
             key: self.name.digest(),
             idle_ms: millis(self.terms.idle),
             lifetime_ms: millis(self.terms.lifetime),
             restarted: news,
-            files: FilesFate::Gone,
+            files,
         };
         match guest.lease(&request).await {
             Ok(grant) => Ok(Asked::Granted(Box::new(Bond {
@@ -239,9 +252,14 @@ impl Opening {
         aside: Option<SandboxId>,
         news: Option<RestartReason>,
     ) -> Result<Asked, OpenError> {
-        let claim = match self.hand.take() {
+        let mut claim = match self.hand.take() {
             Some(claim) => claim,
             None => self.claim().await?,
+        };
+        // Before it has the name: should this server die now, the archive is as it was, and so is the news.
+        let (news, files) = match self.fill(&mut claim, news).await {
+            Ok(filled) => filled,
+            Err(lost) => return Ok(Asked::Over(Some(lost))),
         };
         if let Some(id) = aside {
             // By id: another server may have done it already, and its new sandbox has the name by now.
@@ -253,7 +271,7 @@ impl Opening {
                     None => self.lost_meanwhile().await?,
                     told => told,
                 };
-                self.lease(guest, news).await
+                self.lease(guest, news, files).await
             }
             // Whatever came of it: who has the name now is what counts.
             Err(error) => {
@@ -261,6 +279,43 @@ impl Opening {
                 Ok(Asked::Over(None))
             }
         }
+    }
+
+    /// Puts the files of the session's earlier sandbox into a claimed one, if they were archived. An archive proves
+    /// that there was one, whatever else is known.
+    ///
+    /// # Errors
+    /// The claimed sandbox was lost over it; the next one is not asked to take the archive again.
+    async fn fill(
+        &mut self,
+        claim: &mut Claim,
+        news: Option<RestartReason>,
+    ) -> Result<(Option<RestartReason>, FilesFate), GuestError> {
+        let archive = match &self.shared.archive {
+            Some(archive) if self.terms.provenance != Provenance::JustMinted => archive,
+            Some(_) | None => return Ok((news, FilesFate::Gone)),
+        };
+        let restored = match self.refused {
+            Some(fault) => Restored::Refused(fault),
+            None => {
+                archive
+                    .restore(&self.name, || claim.guest_to_fill().clone())
+                    .await
+            }
+        };
+        Ok(match restored {
+            Restored::Nothing => (news, FilesFate::Gone),
+            Restored::Kept { fate, age } => (news.or(Some(presumed_by_archive(age))), fate),
+            Restored::Refused(fault) => {
+                self.refused = Some(fault);
+                let news = news.or(Some(RestartReason::NoLongerOnRecord));
+                (news, FilesFate::Refused { fault })
+            }
+            Restored::Lost(error) => {
+                self.refused = Some(ArchiveFault::NotUnpacked);
+                return Err(error);
+            }
+        })
     }
 
     /// What was set aside since this opening looked.

@@ -58,7 +58,7 @@ pub(crate) fn run(heading: &Heading, transcript: &Transcript, mut style: RunStyl
 pub(crate) fn lost(heading: &Heading, transcript: &Transcript, style: RunStyle) -> Answer {
     let again = match heading.session {
         Session::None => "The next call gets a fresh sandbox",
-        Session::New | Session::Existing | Session::Restarted(_) => "A fresh sandbox is ready",
+        Session::New | Session::Existing | Session::Restarted(..) => "A fresh sandbox is ready",
     };
     let mut text = format!(
         "{}\n\nThe sandbox ended while the code was running. What the code did until then is lost with it, and it was not run \

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use greenroom_protocol::{
-    FileChange, FileChangeKind, FileEntry, FileKind, FileList, KernelFate, Language, Loss, LossCause, Pixels,
-    RunError, RunEvent, RunEventKind, RunId, RunOutcome, RunState, RunStatus, RunSummary, Standing, Stream,
-    StreamSummary,
+    ArchiveFault, FileChange, FileChangeKind, FileEntry, FileKind, FileList, FilesFate, KernelFate, Language,
+    Loss, LossCause, Pixels, RunError, RunEvent, RunEventKind, RunId, RunOutcome, RunState, RunStatus,
+    RunSummary, Standing, Stream, StreamSummary,
 };
 use serde_json::json;
 
@@ -163,7 +163,10 @@ fn everything_at_once_stands_in_order() {
         },
         RunEventKind::Finished(ended),
     ]);
-    let restarted = heading(Session::Restarted(RestartReason::OutOfMemory), Tell::Yes);
+    let restarted = heading(
+        Session::Restarted(RestartReason::OutOfMemory, FilesFate::Gone),
+        Tell::Yes,
+    );
     let answer = run(&restarted, &transcript, STYLE);
     assert_eq!(
         answer.text,
@@ -750,7 +753,7 @@ fn azures_form_is_json_and_says_what_was_lost() {
         "the text says the same"
     );
     let restarted = run_of(
-        Session::Restarted(RestartReason::Idle),
+        Session::Restarted(RestartReason::Idle, FilesFate::Gone),
         RunStatus::TimedOut,
         vec![],
     );
@@ -761,4 +764,48 @@ fn azures_form_is_json_and_says_what_was_lost() {
         "{fields}"
     );
     assert!(fields["notes"][0].as_str().unwrap().contains("limit"), "{fields}");
+}
+
+#[test]
+fn what_became_of_files_is_said() {
+    let kept = |as_of_ms, left_out| FilesFate::Kept { as_of_ms, left_out };
+    let refused = |fault| FilesFate::Refused { fault };
+    for (files, line, as_of) in [
+        (
+            FilesFate::Gone,
+            "(the earlier sandbox is gone, with its variables and files: it was idle for too long; this one is fresh)",
+            None,
+        ),
+        (
+            kept(1_700_000_000_999, 0),
+            "(the earlier sandbox is gone: it was idle for too long; variables are lost, files are kept as of \
+             2023-11-14T22:13:20Z)",
+            Some("2023-11-14T22:13:20Z"),
+        ),
+        (
+            kept(1_700_000_000_000, 2),
+            "files are kept as of 2023-11-14T22:13:20Z, but for 2 that could not be read)",
+            Some("2023-11-14T22:13:20Z"),
+        ),
+        // An agent may say anything.
+        (kept(u64::MAX, 0), "files are kept as of an unknown time)", None),
+        (
+            refused(ArchiveFault::Corrupt),
+            "with its variables and files: it was idle for too long; the archive of its files is damaged, so none of it is \
+             used; this one is fresh)",
+            None,
+        ),
+        (refused(ArchiveFault::TooLarge), "is larger than is allowed", None),
+        (refused(ArchiveFault::Unreadable), "could not be read", None),
+        (refused(ArchiveFault::NotUnpacked), "could not be unpacked", None),
+    ] {
+        let standing = Standing::Restarted {
+            reason: RestartReason::Idle,
+            files,
+        };
+        let answer = heading(Session::from(&standing), Tell::No).sentence("ok", "");
+        assert!(answer.text.contains(line), "{}", answer.text);
+        assert_eq!(answer.meta.files_kept_as_of.as_deref(), as_of, "{files:?}");
+        assert_eq!(answer.meta.restart_reason.as_deref(), Some("idle"));
+    }
 }

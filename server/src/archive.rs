@@ -1,0 +1,303 @@
+//! Files that outlive their sandbox: each session's work directory, packed by its agent, sealed, and kept in a store
+//! for the session's next sandbox.
+//!
+//! ```text
+//! guest ── tar ──▶ seal ──▶ store      after changes, before an end, before a server leaves   (`save`, `vigil`)
+//! guest ◀── tar ── open ◀── store      before a fresh sandbox gets the session's name         (`restore`)
+//! ```
+//! Everything streams: an archive costs a few megabytes of memory, whatever its size. What comes from inside is
+//! opaque here, bounded, and goes back to the same session only: a hostile archive meets a guest's rights in a fresh
+//! sandbox of its own.
+//!
+//! # Several servers
+//! A server archives the sessions that it has a channel to. Where two have one, the header in the store says what was
+//! archived already, and the agent packs for one of them at a time. Servers that share their sessions should share
+//! their store.
+//!
+//! # What must never happen
+//! Half an archive never takes the place of a whole one, and half a one is never unpacked. A store that fails harms
+//! no call: that is logged, counted, and said where files are missed.
+
+mod plan;
+mod restore;
+mod save;
+mod seal;
+mod store;
+mod sweep;
+mod vigil;
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::join_all;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::{
+    plan::Stirred,
+    save::SAVE,
+    store::{Store, StoreError},
+    sweep::overdue,
+    vigil::{Vigil, Watched},
+};
+pub use self::{
+    restore::Restored,
+    save::{SaveError, Saved},
+};
+use crate::{
+    config::Size,
+    conversation::{Secret, SessionName},
+    guest::Guest,
+    sandbox::SandboxId,
+};
+
+/// Archives that are made at a time.
+const SAVES: usize = 2;
+/// Archives that are unpacked at a time.
+const RESTORES: usize = 4;
+/// Between two sweeps of the store …
+const SWEEP: Duration = Duration::from_secs(600);
+/// … and at least, where archives are written meanwhile.
+const SWEEP_AGAIN: Duration = Duration::from_secs(10);
+
+/// What may be kept, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// Bytes of one session's archive, before it is compressed.
+    pub session: Size,
+    /// Bytes of all, as they lie in the store.
+    pub total: Size,
+    /// Since it was written.
+    pub keep: Duration,
+}
+
+/// What happened to an archive, for the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveEvent {
+    /// One was to be made.
+    Save {
+        /// What came of it: `stored`, `unchanged`, `yielded`, `too_large`, `busy`, `lost`, `store`.
+        outcome: &'static str,
+        /// How long it took.
+        took: Duration,
+    },
+    /// One was looked for, for a fresh sandbox.
+    Restore {
+        /// What came of it: `kept`, `none`, `corrupt`, `too_large`, `unreadable`, `not_unpacked`, `lost`.
+        outcome: &'static str,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The store was swept.
+    Swept {
+        /// Bytes that are left.
+        bytes: u64,
+        /// Archives that went.
+        gone: usize,
+    },
+}
+
+/// Hears what happens to archives.
+pub trait ArchiveObserver: fmt::Debug + Send + Sync + 'static {
+    /// Something happened. Called on the task that it happened to, so it must not wait.
+    fn observe(&self, event: ArchiveEvent);
+}
+
+/// Whom nothing is told.
+impl ArchiveObserver for () {
+    fn observe(&self, _event: ArchiveEvent) {}
+}
+
+/// The archives of a deployment. Clones are the same; with the last one their tasks end.
+#[derive(Clone)]
+pub struct Archive {
+    shared: Arc<Shared>,
+    _alive: Arc<DropGuard>,
+}
+
+struct Shared {
+    store: Store,
+    secret: Secret,
+    allowance: Allowance,
+    observer: Arc<dyn ArchiveObserver>,
+    saves: Semaphore,
+    restores: Semaphore,
+    /// Sandboxes that are watched.
+    watched: Mutex<HashMap<SandboxId, Arc<Watched>>>,
+    /// Sessions whose files were to be forgotten, and when: no archive that was begun before is to come after.
+    forgotten: Mutex<HashMap<SessionName, Instant>>,
+    written: Notify,
+    closing: CancellationToken,
+}
+
+impl Archive {
+    /// Archives in a folder of this machine, and the task that sweeps it. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn in_folder(
+        folder: &Path,
+        deployment: &str,
+        secret: Secret,
+        allowance: Allowance,
+        observer: Arc<dyn ArchiveObserver>,
+    ) -> io::Result<Self> {
+        let closing = CancellationToken::new();
+        let alive = Arc::new(closing.clone().drop_guard());
+        let shared = Arc::new(Shared {
+            store: Store::folder(folder, deployment)?,
+            secret,
+            allowance,
+            observer,
+            saves: Semaphore::new(SAVES),
+            restores: Semaphore::new(RESTORES),
+            watched: Mutex::default(),
+            forgotten: Mutex::default(),
+            written: Notify::new(),
+            closing: closing.clone(),
+        });
+        let swept = Arc::clone(&shared);
+        drop(tokio::spawn(async move {
+            closing.run_until_cancelled(swept.keep_swept()).await
+        }));
+        Ok(Self {
+            shared,
+            _alive: alive,
+        })
+    }
+
+    /// Archives a session's files from now on, until its sandbox is gone. `idle`: how long it may be idle.
+    pub fn watch(&self, name: &SessionName, guest: &Guest, idle: Duration) {
+        let mut watched = self.shared.watched();
+        if watched.contains_key(guest.id()) {
+            return;
+        }
+        let session = Arc::new(Watched::new(name.clone(), guest.clone()));
+        watched.insert(guest.id().clone(), Arc::clone(&session));
+        drop(watched);
+        let vigil = Vigil::new(Arc::clone(&self.shared), session, idle);
+        let closing = self.shared.closing.clone();
+        drop(tokio::spawn(async move {
+            closing.run_until_cancelled(vigil.keep()).await
+        }));
+    }
+
+    /// Archives a session's files now, unless nothing has changed.
+    ///
+    /// # Errors
+    /// [`SaveError`]; the archive that was there stays.
+    pub async fn save(&self, name: &SessionName, guest: &Guest) -> Result<Saved, SaveError> {
+        self.shared.save(name, guest).await
+    }
+
+    /// Fills a fresh sandbox with the files of a session's earlier one. It is taken only if there are any.
+    pub async fn restore(&self, name: &SessionName, fresh: impl FnOnce() -> Guest) -> Restored {
+        self.shared.restore(name, fresh).await
+    }
+
+    /// Forgets a session's files, as far as the store does.
+    pub async fn forget(&self, name: &SessionName) {
+        self.shared.note_forgotten(name);
+        if let Err(error) = self.shared.store.remove(name).await {
+            tracing::warn!(session = name.short(), %error, "an archive could not be removed");
+        }
+    }
+
+    /// Archives what has changed, as far as that goes within `grace`, and watches nothing any more.
+    pub async fn close(&self, grace: Duration) {
+        let stirred: Vec<Arc<Watched>> = self
+            .shared
+            .watched()
+            .values()
+            .filter(|session| session.stirred() != Stirred::No)
+            .cloned()
+            .collect();
+        let saves = stirred.iter().map(|session| async {
+            // Logged and counted where it is done; there is nobody else to tell.
+            drop(self.shared.save(&session.name, &session.guest).await);
+        });
+        if timeout(grace, join_all(saves)).await.is_err() {
+            tracing::warn!(
+                "not all files could be archived before the server's end: their last archives stand"
+            );
+        }
+        self.shared.closing.cancel();
+    }
+}
+
+impl Shared {
+    fn watched(&self) -> MutexGuard<'_, HashMap<SandboxId, Arc<Watched>>> {
+        // Nothing panics while it holds the lock.
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_forgotten(&self, name: &SessionName) {
+        let now = Instant::now();
+        let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        forgotten.retain(|_, at| now.duration_since(*at) < SAVE);
+        forgotten.insert(name.clone(), now);
+    }
+
+    fn was_forgotten_since(&self, name: &SessionName, begun: Instant) -> bool {
+        let forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        forgotten.get(name).is_some_and(|at| *at >= begun)
+    }
+
+    async fn keep_swept(&self) {
+        loop {
+            if let Err(error) = self.sweep().await {
+                tracing::warn!(%error, "the archives could not be swept");
+            }
+            sleep(SWEEP_AGAIN).await;
+            // Either way it is time: archives were written, or some have become old.
+            let _ = timeout(SWEEP, self.written.notified()).await;
+        }
+    }
+
+    async fn sweep(&self) -> Result<(), StoreError> {
+        let kept = self.store.list().await?;
+        let all: u64 = kept.iter().map(|archive| archive.bytes).sum();
+        let sizes: HashMap<String, u64> = kept
+            .iter()
+            .map(|archive| (archive.name.clone(), archive.bytes))
+            .collect();
+        let Allowance { total, keep, .. } = self.allowance;
+        let go = overdue(kept, keep, total.bytes(), SystemTime::now());
+        let mut left = all;
+        for name in &go {
+            self.store.remove_named(name).await?;
+            left = left.saturating_sub(sizes.get(name).copied().unwrap_or_default());
+        }
+        if !go.is_empty() {
+            tracing::info!(
+                count = go.len(),
+                "archives that were too old or too many were removed"
+            );
+        }
+        self.observer.observe(ArchiveEvent::Swept {
+            bytes: left,
+            gone: go.len(),
+        });
+        if let Err(error) = self.store.clear_drafts().await {
+            tracing::debug!(%error, "drafts of archives could not be cleared");
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Archive")
+            .field("store", &self.shared.store)
+            .field("allowance", &self.shared.allowance)
+            .finish_non_exhaustive()
+    }
+}

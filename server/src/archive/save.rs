@@ -1,0 +1,183 @@
+//! One archive from a sandbox into the store.
+
+use std::time::{Duration, SystemTime};
+
+use greenroom_protocol::RefusalKind;
+use tokio::time::{Instant, timeout};
+
+use super::{
+    ArchiveEvent, Shared,
+    seal::{Sealer, Stamp, stamp},
+    store::{StoreError, Writing},
+};
+use crate::{
+    conversation::SessionName,
+    guest::{Guest, GuestError, Packing},
+};
+
+/// One archive as a whole, and its wait for others. At 256 MiB it takes ten seconds on a machine with little to do.
+pub(super) const SAVE: Duration = Duration::from_secs(180);
+
+/// What came of making an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// It is in the store.
+    Stored,
+    /// The one in the store is as good; where there is none, there is nothing to keep.
+    Unchanged,
+    /// Another server's is newer, or the session was reset meanwhile.
+    Yielded,
+}
+
+/// Why there is no new archive.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// The sandbox did not give its files.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The store did not take them.
+    #[error("the store of archives failed: {0}")]
+    Store(String),
+    /// It took too long.
+    #[error("they were not archived within {0} s")]
+    Slow(u64),
+}
+
+impl From<StoreError> for SaveError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+impl SaveError {
+    /// Whether the same files may be archived later.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self.outcome(), "busy" | "store")
+    }
+
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::Guest(GuestError::Refused(refusal)) => match refusal.kind {
+                RefusalKind::TooLarge => "too_large",
+                RefusalKind::Conflict => "busy",
+                RefusalKind::BadRequest
+                | RefusalKind::BadPath
+                | RefusalKind::NotFound
+                | RefusalKind::QueueFull
+                | RefusalKind::DiskFull
+                | RefusalKind::NoKernel
+                | RefusalKind::Internal => "lost",
+            },
+            Self::Guest(_) => "lost",
+            Self::Store(_) | Self::Slow(_) => "store",
+        }
+    }
+}
+
+impl Shared {
+    pub(super) async fn save(&self, name: &SessionName, guest: &Guest) -> Result<Saved, SaveError> {
+        let started = Instant::now();
+        let saved = match timeout(SAVE, self.save_in_turn(name, guest)).await {
+            Ok(saved) => saved,
+            Err(_) => Err(SaveError::Slow(SAVE.as_secs())),
+        };
+        let outcome = match &saved {
+            Ok(Saved::Stored) => "stored",
+            Ok(Saved::Unchanged) => "unchanged",
+            Ok(Saved::Yielded) => "yielded",
+            Err(error) => error.outcome(),
+        };
+        let took = started.elapsed();
+        self.observer.observe(ArchiveEvent::Save { outcome, took });
+        match &saved {
+            Err(error @ (SaveError::Store(_) | SaveError::Slow(_))) => {
+                tracing::warn!(session = name.short(), %error, "files were not archived");
+            }
+            Err(error) => tracing::info!(session = name.short(), %error, "files were not archived"),
+            Ok(saved) => tracing::debug!(session = name.short(), ?saved, ?took, "archived"),
+        }
+        saved
+    }
+
+    async fn save_in_turn(&self, name: &SessionName, guest: &Guest) -> Result<Saved, SaveError> {
+        // Never closed.
+        let _turn = self.saves.acquire().await;
+        let begun = Instant::now();
+        let known = self.known(name).await?;
+        let as_of_ms = millis(SystemTime::now());
+        let since = known.as_ref().map(|known| known.mark.as_str());
+        let Some(mut packing) = guest.pack(self.allowance.session.bytes(), since).await? else {
+            return Ok(Saved::Unchanged);
+        };
+        let stamp = Stamp {
+            as_of_ms,
+            packed: packing.packed,
+            mark: packing.mark.clone(),
+        };
+        let mut writing = self.store.write(name);
+        let may_come = match self.seal_into(&mut writing, name, &stamp, &mut packing).await {
+            Ok(()) => self.may_come(name, &stamp, begun).await,
+            Err(error) => Err(error),
+        };
+        match may_come {
+            Ok(true) => writing.finish().await?,
+            Ok(false) => {
+                writing.abandon().await;
+                return Ok(Saved::Yielded);
+            }
+            Err(error) => {
+                writing.abandon().await;
+                return Err(error);
+            }
+        }
+        if self.was_forgotten_since(name, begun) {
+            self.store.remove(name).await?;
+            return Ok(Saved::Yielded);
+        }
+        self.written.notify_one();
+        Ok(Saved::Stored)
+    }
+
+    /// Whether an archive may take its place.
+    ///
+    /// Races: a sandbox packs for one server at a time, so another's newer archive can only have come between our
+    /// last byte and this look. And its session may have been reset while it was written: files that somebody wanted
+    /// gone do not come back, so that is looked at once more when it has its place.
+    async fn may_come(&self, name: &SessionName, stamp: &Stamp, begun: Instant) -> Result<bool, SaveError> {
+        if self.was_forgotten_since(name, begun) {
+            return Ok(false);
+        }
+        let there = self.known(name).await?;
+        Ok(there.is_none_or(|there| there.as_of_ms <= stamp.as_of_ms))
+    }
+
+    async fn seal_into(
+        &self,
+        writing: &mut Writing,
+        name: &SessionName,
+        stamp: &Stamp,
+        packing: &mut Packing,
+    ) -> Result<(), SaveError> {
+        let mut nonce = [0; 19];
+        getrandom::fill(&mut nonce).map_err(|error| SaveError::Store(error.to_string()))?;
+        let sealing = |error: super::seal::SealError| SaveError::Store(error.to_string());
+        let (header, mut sealer) = Sealer::new(&self.secret, name, stamp, nonce);
+        writing.push(&header).await?;
+        while let Some(bytes) = packing.next().await? {
+            writing.push(&sealer.push(&bytes).map_err(sealing)?).await?;
+        }
+        writing.push(&sealer.finish().map_err(sealing)?).await?;
+        Ok(())
+    }
+
+    /// What the archive in the store says of itself. One that is damaged says nothing, and is replaced.
+    async fn known(&self, name: &SessionName) -> Result<Option<Stamp>, SaveError> {
+        let header = self.store.header(name).await?;
+        Ok(header.and_then(|header| stamp(&self.secret, name, &header).ok()))
+    }
+}
+
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,160 @@
+//! Watching one session's sandbox: what happens in it, and when it will end, so that its files are archived in time.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use greenroom_protocol::{LeaseState, LeaseView, limits::WAIT_SECS};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{
+    Shared,
+    plan::{Look, Step, Stirred, plan},
+};
+use crate::{
+    conversation::SessionName,
+    guest::{Guest, Stirrings},
+};
+
+/// Calls often come one after the other: the first archive after a change waits for so long.
+const SETTLE: Duration = Duration::from_secs(2);
+/// Between two looks, whatever an agent answers.
+const LEAST: Duration = Duration::from_secs(1);
+/// A sandbox that cannot be asked so often in a row is given up; whoever opens the session watches it again.
+const ATTEMPTS: u32 = 6;
+
+/// A session that is watched.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) name: SessionName,
+    pub(super) guest: Guest,
+    /// What had stirred when its last archive was begun; `None` where that has to be made again.
+    seen: Mutex<Option<Stirrings>>,
+}
+
+impl Watched {
+    pub(super) fn new(name: SessionName, guest: Guest) -> Self {
+        let seen = Mutex::new(Some(*guest.stirrings().borrow()));
+        Self { name, guest, seen }
+    }
+
+    /// Whether files have changed since its last archive was begun.
+    pub(super) fn stirred(&self) -> Stirred {
+        let now = *self.guest.stirrings().borrow();
+        match *self.seen() {
+            Some(seen) if seen == now => Stirred::No,
+            Some(seen) if seen.changes == now.changes => Stirred::Perhaps,
+            Some(_) | None => Stirred::Yes,
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<Stirrings>> {
+        // Nothing panics while it holds the lock.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was not archived is tried again when it is due again.
+    fn unsee(&self) {
+        *self.seen() = None;
+    }
+
+    fn see(&self) {
+        *self.seen() = Some(*self.guest.stirrings().borrow());
+    }
+}
+
+/// The task that watches a session.
+pub(super) struct Vigil {
+    shared: Arc<Shared>,
+    session: Arc<Watched>,
+    idle: Duration,
+    began: Instant,
+    /// When the last archive was begun, and what it took.
+    last: Option<(Instant, Duration)>,
+}
+
+impl Vigil {
+    pub(super) fn new(shared: Arc<Shared>, session: Arc<Watched>, idle: Duration) -> Self {
+        Self {
+            shared,
+            session,
+            idle,
+            began: Instant::now(),
+            last: None,
+        }
+    }
+
+    /// Watches until the sandbox is gone, or somebody else's.
+    pub(super) async fn keep(mut self) {
+        let mut failures = 0;
+        while failures < ATTEMPTS {
+            let not_before = Instant::now() + LEAST;
+            match self.session.guest.lease_state().await {
+                Ok(LeaseState::Bound(view)) if view.key == self.session.name.digest() => {
+                    failures = 0;
+                    self.step(&view).await;
+                }
+                Ok(_) => return,
+                Err(error) if error.is_over() => return,
+                Err(_) => {
+                    sleep(LEAST * 2_u32.pow(failures)).await;
+                    failures += 1;
+                }
+            }
+            sleep_until(not_before).await;
+        }
+    }
+
+    async fn step(&mut self, view: &LeaseView) {
+        let look = Look {
+            ends_in: Duration::from_millis(view.ends_in_ms),
+            idle: self.idle,
+            stirred: self.session.stirred(),
+            busy: view.idle_ms == 0,
+            watched: self.began.elapsed(),
+            last: self.last.map(|(begun, took)| (begun.elapsed(), took)),
+        };
+        match plan(look) {
+            Step::Save => {
+                let begun = Instant::now();
+                self.session.see();
+                let saved = self.shared.save(&self.session.name, &self.session.guest).await;
+                // Logged and counted where it is done.
+                if saved.is_err_and(|error| error.may_pass()) {
+                    self.session.unsee();
+                }
+                self.last = Some((begun, begun.elapsed()));
+            }
+            Step::Wait(wait) => {
+                self.wait(wait.min(Duration::from_secs(WAIT_SECS)), look.stirred)
+                    .await
+            }
+        }
+    }
+
+    /// Until the lease changes, the time is over, or more happens than had happened already.
+    async fn wait(&self, wait: Duration, stirred: Stirred) {
+        let guest = &self.session.guest;
+        let mut stirrings = guest.stirrings();
+        let stir = async {
+            if stirred == Stirred::Yes {
+                return std::future::pending().await;
+            }
+            // The sender is the guest's, which we hold.
+            drop(stirrings.wait_for(|_| self.session.stirred() > stirred).await);
+            sleep(SETTLE).await;
+        };
+        tokio::select! {
+            () = stir => {}
+            // A failure is met again by the next look, which counts them.
+            _ = guest.watch_lease(wait) => {}
+        }
+    }
+}
+
+impl Drop for Vigil {
+    fn drop(&mut self) {
+        self.shared.watched().remove(self.session.guest.id());
+    }
+}

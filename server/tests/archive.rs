@@ -1,0 +1,345 @@
+//! Archives over agents of the test's making: what is stored is what comes back, and nothing else takes its place.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use greenroom::{
+    archive::{Allowance, Archive, Restored, SaveError, Saved},
+    config::Size,
+    conversation::Secret,
+    guest::{Guest, GuestError},
+};
+use greenroom_protocol::{
+    ArchiveFault, EndReason, FilesFate, LeaseState, LeaseView, MARK_HEADER, PACKED_HEADER, Standing,
+};
+use http::{HeaderValue, Method, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use support::{
+    hostile::{Answer, Hostile, streaming, whole},
+    server::name,
+};
+use tempfile::TempDir;
+use tokio::sync::Notify;
+
+const MARK: &str = "0123456789abcdef-0123";
+
+struct Room {
+    archive: Archive,
+    folder: TempDir,
+}
+
+impl Room {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let allowance = Allowance {
+            session: Size::mib(4),
+            total: Size::mib(64),
+            keep: Duration::from_secs(3600),
+        };
+        let secret = Secret::new([7; 32]);
+        let archive = Archive::in_folder(&folder.path().join("a"), "d", secret, allowance, Arc::new(()));
+        Self {
+            archive: archive.unwrap(),
+            folder,
+        }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("a/d").join(name("tea").to_string())
+    }
+
+    async fn save(&self, guest: &Guest) -> Result<Saved, SaveError> {
+        self.archive.save(&name("tea"), guest).await
+    }
+
+    /// What an agent got that took an archive, and what came of it.
+    async fn restore(&self) -> (Restored, Vec<(String, Result<Bytes, ()>)>) {
+        let got = Arc::new(Mutex::new(Vec::new()));
+        let taken = Arc::clone(&got);
+        let taker = Hostile::answering(move |request| {
+            let taken = Arc::clone(&taken);
+            async move {
+                let path = request.uri().to_string();
+                let body = request.into_body().collect().await;
+                let body = body.map(http_body_util::Collected::to_bytes).map_err(drop);
+                taken.lock().unwrap().push((path, body));
+                whole(r#"{"entries":1,"bytes":1}"#)
+            }
+        });
+        let guest = taker.guest().await;
+        let restored = self.archive.restore(&name("tea"), || guest.clone()).await;
+        let got = got.lock().unwrap().clone();
+        (restored, got)
+    }
+
+    async fn content(&self) -> Bytes {
+        let (restored, mut got) = self.restore().await;
+        assert!(matches!(restored, Restored::Kept { .. }), "{restored:?}");
+        got.pop().unwrap().1.unwrap()
+    }
+}
+
+fn packed(mark: &str, numbers: &str, mut answer: Answer) -> Answer {
+    let headers = answer.headers_mut();
+    headers.insert(MARK_HEADER, HeaderValue::from_str(mark).unwrap());
+    headers.insert(PACKED_HEADER, HeaderValue::from_str(numbers).unwrap());
+    answer
+}
+
+/// An agent whose work directory is always this.
+async fn holding(content: impl Into<Bytes>) -> Guest {
+    let content = content.into();
+    let agent = Hostile::answering(move |_| {
+        let numbers = format!("2 {} 1", content.len());
+        std::future::ready(packed(MARK, &numbers, whole(content.clone())))
+    });
+    agent.guest().await
+}
+
+#[tokio::test]
+async fn what_was_stored_comes_back() {
+    let room = Room::new();
+    assert!(matches!(room.restore().await.0, Restored::Nothing));
+    let content: Vec<u8> = (0..1_000_000_u32).map(|n| (n * 31 % 251) as u8).collect();
+    let saved = room.save(&holding(content.clone()).await).await;
+    assert_eq!(saved.unwrap(), Saved::Stored);
+    let bytes = fs::read(room.file()).unwrap();
+    assert!(
+        !bytes.windows(16).any(|window| window == &content[..16]),
+        "in the clear"
+    );
+    let (restored, got) = room.restore().await;
+    let Restored::Kept {
+        fate: FilesFate::Kept {
+            as_of_ms,
+            left_out: 1,
+        },
+        age,
+    } = restored
+    else {
+        panic!("{restored:?}")
+    };
+    assert!(age < Duration::from_secs(60), "{age:?}");
+    assert_eq!(
+        got[0].0,
+        format!("http://agent/archive?as_of={as_of_ms}&left_out=1")
+    );
+    assert!(got[0].1.as_ref().unwrap() == &content);
+    room.archive.forget(&name("tea")).await;
+    assert!(matches!(room.restore().await.0, Restored::Nothing));
+}
+
+#[tokio::test]
+async fn an_agent_is_asked_for_what_has_changed_since_the_archive_that_there_is() {
+    let room = Room::new();
+    room.save(&holding("one").await).await.unwrap();
+    let agent = Hostile::answering(|request| {
+        assert_eq!(
+            (request.method(), request.uri().path_and_query().unwrap().as_str()),
+            (&Method::GET, "/archive?max=4194304&since=0123456789abcdef-0123")
+        );
+        let mut answer = whole("");
+        *answer.status_mut() = StatusCode::NO_CONTENT;
+        std::future::ready(answer)
+    });
+    assert_eq!(room.save(&agent.guest().await).await.unwrap(), Saved::Unchanged);
+    assert_eq!(room.content().await, "one");
+}
+
+#[tokio::test]
+async fn nothing_but_a_whole_archive_takes_the_place_of_one() {
+    let room = Room::new();
+    room.save(&holding("one").await).await.unwrap();
+    let mib = Bytes::from(vec![7; 1 << 20]);
+    let many = move || {
+        let mib = mib.clone();
+        streaming(stream::repeat_with(move || mib.clone()).take(5))
+    };
+    let agents = [
+        Hostile::saying("no headers"),
+        Hostile::answering(|_| std::future::ready(packed("", "1 1 0", whole("no mark")))),
+        Hostile::answering(|_| std::future::ready(packed("a/b", "1 1 0", whole("a strange mark")))),
+        Hostile::answering(|_| std::future::ready(packed(&"a".repeat(65), "1 1 0", whole("a long mark")))),
+        Hostile::answering(|_| std::future::ready(packed(MARK, "1 -1 0", whole("strange numbers")))),
+        Hostile::answering(move |_| std::future::ready(packed(MARK, "1 1 0", many()))),
+    ];
+    for agent in agents {
+        let refused = room.save(&agent.guest().await).await.unwrap_err();
+        assert!(
+            matches!(refused, SaveError::Guest(GuestError::Protocol(_))),
+            "{refused:?}"
+        );
+    }
+    // A body that breaks off, as a sandbox that ends breaks it.
+    let breaks = Hostile::answering(|_| {
+        let pieces = [
+            Ok(Frame::data(Bytes::from(vec![7; 1 << 20]))),
+            Err(std::io::Error::other("scripted")),
+        ];
+        let broken = StreamBody::new(stream::iter(pieces)).boxed_unsync();
+        std::future::ready(packed(MARK, "1 1 0", Response::new(broken)))
+    });
+    let refused = room.save(&breaks.guest().await).await.unwrap_err();
+    assert!(
+        matches!(refused, SaveError::Guest(GuestError::Lost(_))),
+        "{refused:?}"
+    );
+    assert_eq!(room.content().await, "one");
+    assert_eq!(
+        fs::read_dir(room.file().parent().unwrap()).unwrap().count(),
+        1,
+        "a draft is left"
+    );
+    room.save(&holding("two").await).await.unwrap();
+    assert_eq!(room.content().await, "two");
+}
+
+#[tokio::test]
+async fn a_damaged_archive_never_looks_whole_to_a_sandbox() {
+    let room = Room::new();
+    let content: Vec<u8> = (0..1_000_000_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    room.save(&holding(content).await).await.unwrap();
+    let good = fs::read(room.file()).unwrap();
+    let flipped = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    for (bytes, asked) in [
+        (flipped(10), false),
+        (flipped(good.len() - 1), true),
+        (good[..good.len() - 1].to_vec(), true),
+        (good[..200].to_vec(), true),
+        ([good.as_slice(), b"x"].concat(), true),
+        (Vec::new(), false),
+    ] {
+        fs::write(room.file(), &bytes).unwrap();
+        let (restored, got) = room.restore().await;
+        assert!(
+            matches!(restored, Restored::Refused(ArchiveFault::Corrupt)),
+            "{restored:?}"
+        );
+        // Where its header is good a sandbox is asked to take it, and its body breaks off.
+        assert!(got.iter().all(|(_, body)| body.is_err()), "{} bytes", bytes.len());
+        assert!(asked || got.is_empty());
+    }
+    // The next good one replaces it.
+    room.save(&holding("two").await).await.unwrap();
+    assert_eq!(room.content().await, "two");
+}
+
+#[tokio::test]
+async fn what_was_forgotten_while_it_was_archived_does_not_come_back() {
+    let room = Room::new();
+    let (begun, forgotten) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begins, goes_on) = (Arc::clone(&begun), Arc::clone(&forgotten));
+    let agent = Hostile::answering(move |_| {
+        let (begins, goes_on) = (Arc::clone(&begins), Arc::clone(&goes_on));
+        let rest = stream::once(async move {
+            begins.notify_one();
+            goes_on.notified().await;
+            Bytes::from("the rest")
+        });
+        std::future::ready(packed(MARK, "1 1 0", streaming(rest)))
+    });
+    let guest = agent.guest().await;
+    let forget = async {
+        begun.notified().await;
+        room.archive.forget(&name("tea")).await;
+        forgotten.notify_one();
+    };
+    let (saved, ()) = tokio::join!(room.save(&guest), forget);
+    assert_eq!(saved.unwrap(), Saved::Yielded);
+    assert!(matches!(room.restore().await.0, Restored::Nothing));
+    // Later ones may come.
+    assert_eq!(room.save(&holding("new").await).await.unwrap(), Saved::Stored);
+}
+
+#[tokio::test]
+async fn a_store_that_fails_is_said() {
+    let room = Room::new();
+    fs::remove_dir_all(room.folder.path().join("a")).unwrap();
+    fs::write(room.folder.path().join("a"), "").unwrap();
+    let refused = room.save(&holding("one").await).await.unwrap_err();
+    assert!(matches!(refused, SaveError::Store(_)), "{refused:?}");
+    let (restored, got) = room.restore().await;
+    assert!(
+        matches!(restored, Restored::Refused(ArchiveFault::Unreadable)),
+        "{restored:?}"
+    );
+    assert!(got.is_empty());
+}
+
+/// An agent with a lease, that counts what it is asked for.
+fn leased(ends_in_ms: u64, asked: Arc<Mutex<Vec<String>>>) -> Hostile {
+    let view = LeaseState::Bound(LeaseView {
+        key: name("tea").digest(),
+        standing: Standing::Existing,
+        age_ms: 1,
+        idle_ms: 1,
+        ends_in_ms,
+        ends_by: EndReason::Idle,
+    });
+    let view = Bytes::from(serde_json::to_vec(&view).unwrap());
+    Hostile::answering(move |request| {
+        let (path, view) = (request.uri().to_string(), view.clone());
+        asked.lock().unwrap().push(path.clone());
+        async move {
+            match path.as_str() {
+                "http://agent/lease" => whole(view),
+                path if path.contains("/lease?wait=") => std::future::pending().await,
+                path if path.contains("/files/") => whole(r#"{"kind":"file","count":1}"#),
+                _ => packed(MARK, "1 3 0", whole("one")),
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_session_is_archived_before_its_end_and_before_its_servers() {
+    for (ends_in_ms, stirs) in [(1000, false), (7_200_000, true)] {
+        let room = Room::new();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let guest = leased(ends_in_ms, Arc::clone(&asked)).guest().await;
+        room.archive
+            .watch(&name("tea"), &guest, Duration::from_secs(7200));
+        if stirs {
+            guest.delete_file("f").await.unwrap();
+            room.archive.close(Duration::from_secs(30)).await;
+        } else {
+            let stored = async {
+                while !room.file().exists() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), stored)
+                .await
+                .unwrap();
+        }
+        assert_eq!(room.content().await, "one", "{:?}", asked.lock().unwrap());
+        let asked = asked.lock().unwrap();
+        let archives = asked.iter().filter(|path| path.contains("/archive")).count();
+        assert_eq!(archives, 1, "{asked:?}");
+    }
+    // One that nothing has happened to is left alone.
+    let room = Room::new();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let guest = leased(7_200_000, Arc::clone(&asked)).guest().await;
+    room.archive
+        .watch(&name("tea"), &guest, Duration::from_secs(7200));
+    room.archive.close(Duration::from_secs(30)).await;
+    assert!(!asked.lock().unwrap().iter().any(|path| path.contains("/archive")));
+}
