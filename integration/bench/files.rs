@@ -28,31 +28,30 @@ const LISTED: usize = 10_000;
 
 /// 64 MiB up and down.
 pub(crate) async fn bulk(report: &mut Report, effort: Effort) -> Result<()> {
-    let mut random = [0; 8];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut random)?;
-    let engine: Arc<dyn Engine> = Arc::new(
-        DockerEngine::connect(DockerConfig {
-            socket: "unix:///var/run/docker.sock".into(),
-            fingerprint: hex(&random),
-            deployment: "bench".into(),
-            creator: "bench".into(),
-            agent: agent()?,
-            cgroup_parent: "greenroom".into(),
-        })
-        .await?,
-    );
+    let engine = engine().await?;
     let id = SandboxId::mint()?;
     let measured = transfer(report, effort, &engine, &id).await;
     engine.destroy(&id).await?;
     measured
 }
 
-async fn transfer(
-    report: &mut Report,
-    effort: Effort,
-    engine: &Arc<dyn Engine>,
-    id: &SandboxId,
-) -> Result<()> {
+/// The engine itself, for a deployment of its own.
+pub(crate) async fn engine() -> Result<Arc<dyn Engine>> {
+    let mut random = [0; 8];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut random)?;
+    let docker = DockerEngine::connect(DockerConfig {
+        socket: "unix:///var/run/docker.sock".into(),
+        fingerprint: hex(&random),
+        deployment: "bench".into(),
+        creator: "bench".into(),
+        agent: agent()?,
+        cgroup_parent: "greenroom".into(),
+    });
+    Ok(Arc::new(docker.await?))
+}
+
+/// A sandbox without kernels, and its agent.
+pub(crate) async fn bare(engine: &Arc<dyn Engine>, id: &SandboxId) -> Result<Guest> {
     let spec = SandboxSpec {
         pool: PoolName::parse("bench").map_err(anyhow::Error::msg)?,
         image: engine.prepare("greenroom/python:latest").await?,
@@ -71,6 +70,16 @@ async fn transfer(
     engine.start(id).await?;
     let guest = Guest::connect(Arc::clone(engine), id.clone()).await?;
     guest.wait_ready(Duration::from_secs(20)).await?;
+    Ok(guest)
+}
+
+async fn transfer(
+    report: &mut Report,
+    effort: Effort,
+    engine: &Arc<dyn Engine>,
+    id: &SandboxId,
+) -> Result<()> {
+    let guest = bare(engine, id).await?;
     let lease = LeaseRequest {
         key: KeyDigest("b".repeat(64)),
         idle_ms: 600_000,

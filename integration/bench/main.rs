@@ -4,6 +4,7 @@
 //! nothing behind. Nothing here asserts: the reader compares with the aim in the last column.
 
 mod answers;
+mod archive;
 mod files;
 mod latency;
 mod load;
@@ -43,5 +44,6 @@ async fn main() -> Result<()> {
     files::bulk(&mut report, effort).await?;
     files::front(&mut report, effort).await?;
     answers::characters(&mut report)?;
+    archive::keep(&mut report, effort).await?;
     report.print()
 }
