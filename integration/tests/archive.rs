@@ -255,3 +255,35 @@ async fn archives_can_be_off() -> Result<()> {
     client.close().await?;
     greenroom.finish().await
 }
+
+/// The session that was idle longest makes room in a full pool, and has its files back when it is called again.
+#[tokio::test]
+async fn who_makes_room_for_another_loses_no_files() -> Result<()> {
+    let config = Config {
+        max: 2,
+        ..config("evict_after = \"3s\"\n", "")
+    };
+    let greenroom = Greenroom::start(&config).await?;
+    let client = greenroom.client(Era::Modern).await?;
+    let (first, second) = ("makes-room-first", "makes-room-second");
+    client
+        .python(first, "x = 41; open('f', 'w').write('kept')")
+        .await?;
+    client.python(second, "y = 42").await?;
+    sleep(Duration::from_secs(4)).await;
+    let third = client.python("comes-to-a-full-house", "1").await?;
+    assert_eq!(third.session(), "new", "{}", third.text);
+    let stays = client.python(second, "y").await?;
+    assert_eq!(
+        (stays.result(), stays.session()),
+        ("42", "existing"),
+        "{}",
+        stays.text
+    );
+    sleep(Duration::from_secs(4)).await;
+    let back = client.python(first, "('x' in dir(), open('f').read())").await?;
+    assert_eq!(back.result(), "(False, 'kept')", "{}", back.text);
+    assert_kept(&back, "evicted");
+    client.close().await?;
+    greenroom.finish().await
+}

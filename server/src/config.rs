@@ -237,6 +237,9 @@ pub struct PoolConfig {
     pub idle: Duration,
     /// `lifetime`: a session ends this long after it began.
     pub lifetime: Duration,
+    /// `evict_after`: where the pool is full, a session that has been idle for so long makes room for another; `never`
+    /// is none.
+    pub evict_after: Option<Duration>,
     /// `warm_age`: a warm sandbox older than this is replaced.
     pub warm_age: Duration,
     /// `boot_timeout`: a boot that takes longer has failed.

@@ -204,6 +204,13 @@ impl SessionName {
         std::array::from_fn(|n| digit(2 * n))
     }
 
+    /// Reads one that a sandbox's lease shows: what it says is not to be believed before the engine says the same.
+    pub(crate) fn from_digest(digest: &KeyDigest) -> Option<Self> {
+        let digits = &digest.0;
+        let is_name = digits.len() == 64 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        is_name.then(|| Self(digits.clone()))
+    }
+
     /// Reads one back that this deployment has signed.
     pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(hex(&bytes))
@@ -277,6 +284,16 @@ mod tests {
     fn a_name_is_its_bytes() {
         let name = Secret::new([7; 32]).session_name(&key(Principal::Local, "abcdefgh"));
         assert_eq!(SessionName::from_bytes(name.to_bytes()), name);
+        assert_eq!(SessionName::from_digest(&name.digest()), Some(name));
+        for none in [
+            String::new(),
+            "0".repeat(63),
+            "g".repeat(64),
+            "A".repeat(64),
+            "ä".repeat(32),
+        ] {
+            assert_eq!(SessionName::from_digest(&KeyDigest(none)), None);
+        }
     }
 
     #[test]

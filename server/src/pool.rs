@@ -214,6 +214,8 @@ pub struct PoolSpec {
     pub idle: Duration,
     /// A session ends this long after it began. Default 24 h.
     pub lifetime: Duration,
+    /// Where there is no room, a session that has been idle for so long makes some. Default: none does.
+    pub evict_after: Option<Duration>,
     /// What a sandbox must prove before it is warm. Default [`Isolation::Proven`].
     pub isolation: Isolation,
 }
@@ -235,6 +237,7 @@ impl PoolSpec {
             warm_age: Duration::from_secs(60 * 60),
             idle: Duration::from_secs(2 * 60 * 60),
             lifetime: Duration::from_secs(24 * 60 * 60),
+            evict_after: None,
             isolation: Isolation::Proven,
         }
     }

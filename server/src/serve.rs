@@ -351,6 +351,7 @@ pub(crate) fn spec(config: &Config, name: &PoolName, pool: &PoolConfig) -> PoolS
         warm_age: pool.warm_age,
         idle: pool.idle,
         lifetime: pool.lifetime,
+        evict_after: pool.evict_after,
         isolation: if config.engine.runtime.must_prove_gvisor() {
             Isolation::Proven
         } else {

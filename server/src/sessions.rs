@@ -18,6 +18,7 @@
 //! id was minted by us, which proves that a session existed: `restarted(no_longer_on_record)`.
 
 mod decision;
+mod eviction;
 mod opening;
 mod table;
 
@@ -25,7 +26,10 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use greenroom_protocol::{EndReason, LeaseState, RefusalKind, RestartReason, RunId, Standing};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
@@ -89,6 +93,7 @@ struct Shared {
     /// Where files outlive their sandbox.
     archive: Option<Archive>,
     table: Table,
+    evictions: Semaphore,
     closing: CancellationToken,
 }
 
@@ -195,6 +200,7 @@ impl Sessions {
                 pools,
                 archive,
                 table: Table::default(),
+                evictions: Semaphore::new(1),
                 closing,
             }),
             _alive: alive,

@@ -11,7 +11,7 @@ use greenroom::{
     pool::ClaimError,
     sessions::{OpenError, Provenance, Reset, Session, Terms},
 };
-use greenroom_protocol::{EndReason, RestartReason, Standing};
+use greenroom_protocol::{EndReason, Language, RestartReason, RunId, RunRequest, Standing};
 use support::{
     fake_engine::{FakeEngine, Op},
     hostile::Hostile,
@@ -174,6 +174,85 @@ async fn a_full_pool_says_so_and_forgets_no_loss() {
     server.sessions.reset(&key("cake")).await.unwrap();
     assert_eq!(server.call("tea").await.1, restarted(RestartReason::Removed));
     end(&engine, server, &["tea"]).await;
+}
+
+/// A pool of two places, whose sessions may stay for hours.
+fn two_places(engine: &FakeEngine, evict_after: Option<Duration>) -> Server {
+    Server::with(engine, "one", |spec| {
+        spec.warm = 0;
+        spec.max = 2;
+        spec.evict_after = evict_after;
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_session_that_was_idle_longest_makes_room() {
+    let minutes = |n: u64| Duration::from_secs(60 * n);
+    let patient = Terms {
+        idle: minutes(120),
+        ..terms()
+    };
+    let engine = FakeEngine::new();
+    let server = two_places(&engine, Some(minutes(10)));
+    let call = async |conversation| {
+        let session = server.try_open(conversation, patient).await?;
+        session.told(&session.standing).await?;
+        Ok::<_, OpenError>(session)
+    };
+    call("tea").await.unwrap();
+    sleep(minutes(5)).await;
+    call("cake").await.unwrap();
+    sleep(minutes(4)).await;
+    // Nobody has been idle for long enough.
+    let full = call("toast").await.unwrap_err();
+    assert!(
+        matches!(full, OpenError::Claim(ClaimError::Capacity { .. })),
+        "{full:?}"
+    );
+    sleep(minutes(2)).await;
+    assert_eq!(call("toast").await.unwrap().standing, Standing::New);
+    assert_eq!(call("cake").await.unwrap().standing, Standing::Existing);
+    // Who made room hears of it, in a place that another makes.
+    sleep(minutes(11)).await;
+    let back = call("tea").await.unwrap();
+    assert_eq!(back.standing, restarted(RestartReason::Evicted));
+    // What is at work is not idle, however long ago it was called.
+    let mut running = back
+        .guest
+        .run(&RunRequest {
+            id: RunId("long".to_owned()),
+            language: Language::Python,
+            code: "hold".to_owned(),
+            timeout_ms: 3_600_000,
+        })
+        .unwrap();
+    running.next().await.unwrap();
+    sleep(minutes(12)).await;
+    call("scone").await.unwrap();
+    assert_eq!(call("tea").await.unwrap().standing, Standing::Existing);
+    let full = call("jam").await.unwrap_err();
+    assert!(
+        matches!(full, OpenError::Claim(ClaimError::Capacity { .. })),
+        "{full:?}"
+    );
+    end(&engine, server, &["tea", "cake", "toast", "scone"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_makes_room_where_that_is_off() {
+    let engine = FakeEngine::new();
+    let server = two_places(&engine, None);
+    for conversation in ["tea", "cake"] {
+        server.call(conversation).await;
+    }
+    sleep(IDLE - Duration::from_secs(60)).await;
+    let full = server.try_open("toast", terms()).await.unwrap_err();
+    assert!(
+        matches!(full, OpenError::Claim(ClaimError::Capacity { .. })),
+        "{full:?}"
+    );
+    assert_eq!(server.call("tea").await.1, Standing::Existing);
+    end(&engine, server, &["tea", "cake"]).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -341,6 +341,7 @@ fn pool(from: &mut Layers, name: &str, engine: Runtime, machine_cpus: usize) -> 
         boots: from.take(&key("boots"), machine_cpus.max(1)),
         idle: from.take(&key("idle"), 2 * HOUR),
         lifetime: from.take(&key("lifetime"), 24 * HOUR),
+        evict_after: from.take(&key("evict_after"), EvictAfter(Some(10 * MINUTE))).0,
         warm_age: from.take(&key("warm_age"), HOUR),
         boot_timeout: from.take(&key("boot_timeout"), 20 * SECOND),
         claim_wait: from.take(&key("claim_wait"), 30 * SECOND),
@@ -410,6 +411,7 @@ fn quarrels(pool: &PoolConfig) -> Vec<(&'static str, String)> {
     for (key, period) in [
         ("idle", pool.idle),
         ("lifetime", pool.lifetime),
+        ("evict_after", pool.evict_after.unwrap_or(SECOND)),
         ("warm_age", pool.warm_age),
         ("boot_timeout", pool.boot_timeout),
         ("claim_wait", pool.claim_wait),
@@ -512,6 +514,24 @@ impl Setting for Tools {
             .map(|tool| tool.as_str().to_owned())
             .collect::<Vec<_>>()
             .show()
+    }
+}
+
+/// `"never"`, or a time.
+struct EvictAfter(Option<Duration>);
+
+impl Setting for EvictAfter {
+    fn read(raw: &Raw) -> Result<Self, String> {
+        match raw {
+            Raw::Text(text) | Raw::Loose(text) if text == "never" => Ok(Self(None)),
+            Raw::Text(_) | Raw::Loose(_) | Raw::Number(_) | Raw::Bool(_) | Raw::List(_) | Raw::Other(_) => {
+                Duration::read(raw).map(|time| Self(Some(time)))
+            }
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.map_or_else(|| "\"never\"".to_owned(), |time| time.show())
     }
 }
 

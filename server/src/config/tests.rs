@@ -252,3 +252,24 @@ fn archives_are_kept_here_there_or_nowhere() {
         assert!(report.contains(line), "{report}");
     }
 }
+
+#[test]
+fn sessions_make_room_after_a_while_or_never() {
+    let pool = |text: &str| {
+        let config = Loaded::read(&inputs(text)).unwrap().config;
+        config.pools[&config.default_pool].evict_after
+    };
+    assert_eq!(pool(""), Some(Duration::from_secs(600)));
+    assert_eq!(
+        pool("[pool.python]\nevict_after = \"1h\""),
+        Some(Duration::from_secs(3600))
+    );
+    assert_eq!(pool("[pool.python]\nevict_after = \"never\""), None);
+    for (value, problem) in [
+        ("\"0s\"", "pool.python.evict_after: must be at least 1s"),
+        ("\"soon\"", "pool.python.evict_after: \"soon\" is not a duration"),
+    ] {
+        let report = problems(&inputs(&format!("[pool.python]\nevict_after = {value}")));
+        assert!(report.contains(problem), "{report}");
+    }
+}

@@ -339,6 +339,17 @@ pub enum ClaimError {
     Closed,
 }
 
+impl ClaimError {
+    /// Whether one sandbox less would help.
+    #[must_use]
+    pub const fn is_of_room(&self) -> bool {
+        match self {
+            Self::Capacity { .. } | Self::Memory { .. } => true,
+            Self::QueueFull { .. } | Self::TimedOut { .. } | Self::Closed => false,
+        }
+    }
+}
+
 /// What a claim was waiting for when its time was up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Delay {

@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     OpenError, Provenance, Shared, Terms,
     decision::{Knowledge, Step, decide, presumed_by_archive},
+    eviction::Room,
     table::{Bond, Memory},
 };
 use crate::{
@@ -37,6 +38,8 @@ use crate::{
 
 /// Looks at the engine before an opening is given up: each time something else changed in between.
 const LOOKS: u32 = 12;
+/// Places that are made for one opening: another may take the first one.
+const PLACES: u32 = 3;
 /// How long a sandbox that is ending may take.
 const ENDING: Duration = Duration::from_secs(5);
 /// How long an engine may be away: a restart takes it seconds, and costs no session.
@@ -254,7 +257,7 @@ impl Opening {
     ) -> Result<Asked, OpenError> {
         let mut claim = match self.hand.take() {
             Some(claim) => claim,
-            None => self.claim().await?,
+            None => self.claim_or_make_room().await?,
         };
         // Before it has the name: should this server die now, the archive is as it was, and so is the news.
         let (news, files) = match self.fill(&mut claim, news).await {
@@ -329,6 +332,26 @@ impl Opening {
         }
         let tombstone = self.shared.find(&self.name).await?.tombstone;
         Ok(tombstone.and_then(|tombstone| tombstone.fate.reason()))
+    }
+
+    /// A sandbox, if need be in the place of a session that nobody has called for long.
+    async fn claim_or_make_room(&self) -> Result<Claim, OpenError> {
+        for _ in 0..PLACES {
+            let refused = match self.claim().await {
+                Err(OpenError::Claim(refused)) if refused.is_of_room() => refused,
+                outcome => return outcome,
+            };
+            let spec = self.pool.spec();
+            let room = match spec.evict_after {
+                Some(after) => self.shared.make_room(spec.name(), after).await?,
+                None => Room::None,
+            };
+            if room == Room::None {
+                return Err(refused.into());
+            }
+        }
+        // Others were quicker each time.
+        self.claim().await
     }
 
     async fn claim(&self) -> Result<Claim, OpenError> {

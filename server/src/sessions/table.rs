@@ -89,6 +89,16 @@ impl Table {
         (guest.id() == id).then_some(guest)
     }
 
+    /// The guest of a sandbox, whosever it is, if its channel is open.
+    pub(super) fn guest_of(&self, id: &SandboxId) -> Option<Guest> {
+        let inner = self.lock();
+        let mut guests = inner.entries.values().filter_map(|entry| {
+            let guest = &entry.memory.bond.as_ref()?.guest;
+            (guest.id() == id && guest.is_open()).then_some(guest)
+        });
+        guests.next().cloned()
+    }
+
     /// Any guest with an open channel but that of one sandbox.
     pub(super) fn another(&self, id: &SandboxId) -> Option<Guest> {
         let inner = self.lock();
