@@ -69,7 +69,7 @@ conformance: setup agent test-clients ## the official conformance suite, on 2025
 
 clients: setup agent test-clients ## real MCP clients in Python and TypeScript, each telling the same story, timed
 	cargo build $(LOCKED) -p greenroom --bin greenroom
-	GREENROOM_AGENT="$(AGENT)" cargo test $(LOCKED) -p greenroom-integration --test clients -- --include-ignored --nocapture
+	GREENROOM_AGENT="$(AGENT)" cargo test $(LOCKED) -p greenroom-integration --test clients -- --nocapture
 
 bench: setup build ## the README's numbers, as a table and as JSON (options: BENCH="…")
 	GREENROOM_AGENT="$(AGENT)" cargo run $(LOCKED) --release -p greenroom-integration --bin greenroom-bench -- $(BENCH)

@@ -32,7 +32,6 @@ const SCRIPTS: [(&str, &str); 9] = [
 const IN_TIME: Duration = Duration::from_secs(240);
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: type make clients"]
 async fn every_client_tells_the_story() -> Result<()> {
     let packages = packages();
     ensure!(

@@ -7,6 +7,7 @@
 //! ```
 
 mod body;
+mod crowd;
 mod guard;
 mod links;
 mod listener;

@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::Instant,
@@ -108,6 +109,7 @@ impl Server {
     /// # Errors
     /// [`ServeError`].
     pub async fn sharing(config: Arc<Config>, share: Option<Share>) -> Result<Self, ServeError> {
+        raise_descriptors();
         let secret = secret(&config)?;
         let engine = engine(&config, &secret).await?;
         let metrics = Metrics::new();
@@ -357,6 +359,18 @@ pub(crate) fn spec(config: &Config, name: &PoolName, pool: &PoolConfig) -> PoolS
         } else {
             Isolation::Waived
         },
+    }
+}
+
+/// Shells give a process 1,024 descriptors and let it have more: each connection and each channel takes one.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
     }
 }
 

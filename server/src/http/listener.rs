@@ -3,7 +3,6 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
     time::Duration,
 };
 
@@ -11,16 +10,18 @@ use axum::Router;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
-    service::TowerToHyperService,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{App, router};
+use super::{
+    App,
+    crowd::{Counted, Crowd},
+    router,
+};
 use crate::{config::Config, metrics::Metrics};
 
 /// A request's head is there within this time. It also ends connections that are idle for so long, so it is
@@ -138,14 +139,12 @@ async fn accept(
     stop: CancellationToken,
 ) -> GracefulShutdown {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(connections));
+    let crowd = Crowd::new(connections);
     loop {
+        // A place is looked for once somebody is there: else the last one would be cleared for nobody.
         let accepted = async {
-            let place = Arc::clone(&places)
-                .acquire_owned()
-                .await
-                .map_err(io::Error::other)?;
-            listener.accept().await.map(|(stream, _)| (place, stream))
+            let (stream, _) = listener.accept().await?;
+            Ok::<_, io::Error>((crowd.enter().await, stream))
         };
         let (place, stream) = tokio::select! {
             () = stop.cancelled() => return graceful,
@@ -159,10 +158,13 @@ async fn accept(
             },
         };
         let open = metrics.connection_opens();
-        let connection = graceful.watch(connection(stream, router.clone()).into_owned());
+        let connection = graceful.watch(connection(stream, place.serving(router.clone())).into_owned());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection broke");
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection broke");
+                },
+                () = place.wanted() => tracing::debug!("an idle connection made room for another"),
             }
             drop((open, place));
         });
@@ -172,8 +174,8 @@ async fn accept(
 /// Serves one connection, HTTP/1 or HTTP/2 as the client begins.
 fn connection(
     stream: TcpStream,
-    router: Router,
-) -> auto::Connection<'static, TokioIo<TcpStream>, TowerToHyperService<Router>, TokioExecutor> {
+    service: Counted,
+) -> auto::Connection<'static, TokioIo<TcpStream>, Counted, TokioExecutor> {
     // An answer goes out in two small parts; without this the second waits 40 ms for the client's delayed ACK.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
@@ -191,6 +193,6 @@ fn connection(
         .max_header_list_size(HEAD_BYTES as u32)
         .keep_alive_interval(Duration::from_secs(20));
     builder
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .into_owned()
 }
