@@ -6,8 +6,15 @@ use greenroom_integration::Answer;
 /// What came of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// The code ran: the mark that it found, how often it had run, and what was said of the state.
-    Count { mark: String, count: usize, said: Said },
+    /// The code ran: the mark that it found, how often it had run, what was said of the state, the mark that a file
+    /// had left, and what was said of files.
+    Count {
+        mark: String,
+        count: usize,
+        said: Said,
+        left: Option<String>,
+        files: Files,
+    },
     /// An answer, but none of the code's.
     Failed { said: Said, text: String },
     /// No answer: whoever was asked is gone.
@@ -22,6 +29,14 @@ pub(crate) enum Said {
     Lost,
 }
 
+/// What an answer says of the files of an earlier sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Files {
+    Kept,
+    Gone,
+    Nothing,
+}
+
 impl Seen {
     pub(crate) fn of(answer: &Answer) -> Self {
         let lost = answer.session() == "restarted"
@@ -33,8 +48,20 @@ impl Seen {
             "new" => Said::New,
             _ => Said::Existing,
         };
+        let says = |words: &str| answer.text.contains(words);
+        let files = match says("variables are lost, files are kept as of") {
+            true => Files::Kept,
+            false if says("gone, with its variables and files") => Files::Gone,
+            false => Files::Nothing,
+        };
         match parse(answer.result()) {
-            Some((mark, count)) => Self::Count { mark, count, said },
+            Some((mark, count, left)) => Self::Count {
+                mark,
+                count,
+                said,
+                left,
+                files,
+            },
             None => Self::Failed {
                 said,
                 text: answer.text.clone(),
@@ -43,10 +70,12 @@ impl Seen {
     }
 }
 
-/// `('c1-7', 3)`, as Python shows it.
-fn parse(shown: &str) -> Option<(String, usize)> {
-    let (mark, count) = shown.strip_prefix("('")?.strip_suffix(')')?.split_once("', ")?;
-    Some((mark.to_owned(), count.parse().ok()?))
+/// `('c1-7', 3, '')`, as Python shows it.
+fn parse(shown: &str) -> Option<(String, usize, Option<String>)> {
+    let (mark, rest) = shown.strip_prefix("('")?.strip_suffix("')")?.split_once("', ")?;
+    let (count, left) = rest.split_once(", '")?;
+    let left = (!left.is_empty()).then(|| left.to_owned());
+    Some((mark.to_owned(), count.parse().ok()?, left))
 }
 
 /// One conversation's knowledge.
@@ -63,6 +92,8 @@ pub(crate) struct Ledger {
     unrecorded: bool,
     /// State that was lost, and said to be.
     pub(crate) losses: usize,
+    /// Files that outlived it.
+    pub(crate) kept: usize,
 }
 
 impl Ledger {
@@ -74,6 +105,7 @@ impl Ledger {
             said: false,
             unrecorded: false,
             losses: 0,
+            kept: 0,
         }
     }
 
@@ -93,7 +125,38 @@ impl Ledger {
                 self.unsure += 1;
                 self.said |= *said == Said::Lost;
             }
-            Seen::Count { mark, count, said } => self.counted(mark, *count, *said)?,
+            Seen::Count {
+                mark,
+                count,
+                said,
+                left,
+                files,
+            } => {
+                self.found(mark, left.as_deref(), *files)?;
+                self.counted(mark, *count, *said)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Files that are there, against what was said of them. A call that was not answered may have run first, and may
+    /// have written its own; and news may be told again, after the variables are new ones.
+    fn found(&mut self, mark: &str, left: Option<&str>, files: Files) -> Result<()> {
+        if let Some(mark) = left {
+            ensure!(
+                mark.starts_with(&self.prefix),
+                "has a file of {mark}, which is another conversation's"
+            );
+        }
+        let again = self.last.as_ref().is_some_and(|(known, _)| known == mark);
+        match (files, left) {
+            _ if again => {}
+            (Files::Kept, None) if self.unsure == 0 => bail!("is told that files are kept, and has none"),
+            (Files::Gone, Some(mark)) if self.unsure == 0 => {
+                bail!("is told that files are gone, and has that of {mark}")
+            }
+            (Files::Kept, _) => self.kept += 1,
+            (Files::Gone | Files::Nothing, _) => {}
         }
         Ok(())
     }
@@ -137,8 +200,27 @@ mod tests {
     use super::*;
 
     fn count(mark: &str, count: usize, said: Said) -> Seen {
-        let mark = mark.to_owned();
-        Seen::Count { mark, count, said }
+        filed(mark, count, said, None, Files::Nothing)
+    }
+
+    fn filed(mark: &str, count: usize, said: Said, left: Option<&str>, files: Files) -> Seen {
+        Seen::Count {
+            mark: mark.to_owned(),
+            count,
+            said,
+            left: left.map(str::to_owned),
+            files,
+        }
+    }
+
+    #[test]
+    fn answers_are_read() {
+        assert_eq!(parse("('c1-7', 3, '')"), Some(("c1-7".to_owned(), 3, None)));
+        assert_eq!(
+            parse("('c1-9', 1, 'c1-7')"),
+            Some(("c1-9".to_owned(), 1, Some("c1-7".to_owned())))
+        );
+        assert_eq!(parse("7"), None);
     }
 
     /// The suite's own judge has to be able to say no.
@@ -169,5 +251,15 @@ mod tests {
         );
         assert!(after(&[count("c2-2", 1, Said::Lost)]).is_err(), "another's");
         assert!(after(&[count("c1-1", 2, Said::New)]).is_err(), "not new");
+        let lost = |left, files| filed("c1-2", 1, Said::Lost, left, files);
+        assert!(after(&[lost(Some("c1-1"), Files::Kept)]).is_ok());
+        assert!(after(&[lost(None, Files::Gone)]).is_ok());
+        assert!(after(&[failed(Said::Lost), lost(None, Files::Kept)]).is_ok());
+        assert!(
+            after(&[lost(Some("c2-1"), Files::Kept)]).is_err(),
+            "another's file"
+        );
+        assert!(after(&[lost(None, Files::Kept)]).is_err(), "not kept");
+        assert!(after(&[lost(Some("c1-1"), Files::Gone)]).is_err(), "not gone");
     }
 }

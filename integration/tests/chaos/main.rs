@@ -4,10 +4,11 @@
 //! `CHAOS_SEED` replays a schedule, `CHAOS_SECONDS` says how long it goes on. What is checked after each step:
 //!
 //! 1. a conversation's count never goes back unless an answer has said that its state is lost;
-//! 2. no conversation ever sees another one's mark;
+//! 2. no conversation ever sees another one's mark, in its variables or in its files;
 //! 3. every call that a living server accepted is answered;
 //! 4. there are never more sandboxes than `max`;
-//! 5. at the end nothing is left.
+//! 5. files that an answer says are kept are there, and those that it says are gone are not;
+//! 6. at the end nothing is left.
 //!
 //! One gap is known and excused: that a *kernel* died is told by the next answer only, so where that answer's server is
 //! killed in the same moment, nobody hears of it.
@@ -186,8 +187,9 @@ impl World {
 
     fn report(&self) -> String {
         let lost: usize = self.ledgers.iter().map(|ledger| ledger.losses).sum();
+        let kept: usize = self.ledgers.iter().map(|ledger| ledger.kept).sum();
         format!(
-            "{} calls, {lost} losses, all said; faults {:?}",
+            "{} calls, {lost} losses, all said, {kept} of them with their files; faults {:?}",
             self.calls, self.faults
         )
     }
@@ -204,12 +206,17 @@ impl World {
     }
 }
 
-/// Counts one up in a conversation, and marks it where nobody has.
+/// Counts one up in a conversation, and marks it where nobody has. What a file says of it is looked at where the
+/// variables are gone.
 async fn ask(call: Call, url: &str) -> Seen {
     let Call {
         conversation, number, ..
     } = call;
-    let code = format!("if 'who' not in globals(): who, n = 'c{conversation}-{number}', 0\nn += 1\n(who, n)");
+    let code = format!(
+        "import os\nleft = ''\nif 'who' not in globals():\n    who, n = 'c{conversation}-{number}', 0\n    \
+         left = open('state').read() if os.path.exists('state') else ''\n\
+         n += 1\nopen('state', 'w').write(who)\n(who, n, left)"
+    );
     let answer = async {
         let client = Client::http(url, Era::Modern).await?;
         client
