@@ -21,8 +21,8 @@ use crate::{
 const SETTLE: Duration = Duration::from_secs(2);
 /// Between two looks, whatever an agent answers.
 const LEAST: Duration = Duration::from_secs(1);
-/// A sandbox that cannot be asked so often in a row is given up; whoever opens the session watches it again.
-const ATTEMPTS: u32 = 6;
+/// The longest pause before a sandbox that cannot be asked is asked again: its engine may be away for long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A session that is watched.
 #[derive(Debug)]
@@ -87,19 +87,21 @@ impl Vigil {
 
     /// Watches until the sandbox is gone, or somebody else's.
     pub(super) async fn keep(mut self) {
-        let mut failures = 0;
-        while failures < ATTEMPTS {
+        let mut pause = LEAST;
+        loop {
             let not_before = Instant::now() + LEAST;
             match self.session.guest.lease_state().await {
                 Ok(LeaseState::Bound(view)) if view.key == self.session.name.digest() => {
-                    failures = 0;
+                    pause = LEAST;
                     self.step(&view).await;
                 }
                 Ok(_) => return,
                 Err(error) if error.is_over() => return,
+                // Its engine says whether it is over as soon as it can be asked. Until then the session may be in use,
+                // by calls that open nothing anew and so would not have it watched again.
                 Err(_) => {
-                    sleep(LEAST * 2_u32.pow(failures)).await;
-                    failures += 1;
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
             sleep_until(not_before).await;
