@@ -5,6 +5,7 @@
 
 mod answers;
 mod archive;
+mod endurance;
 mod files;
 mod latency;
 mod load;
@@ -14,7 +15,7 @@ mod resources;
 use anyhow::Result;
 use report::Report;
 
-/// How often the quick scenarios repeat; `--quick` for a smoke run in CI.
+/// How often the quick scenarios repeat; `--quick` for a smoke run. Names of groups run those only.
 #[derive(Clone, Copy, Debug)]
 struct Effort {
     /// Hot calls.
@@ -31,19 +32,39 @@ async fn main() -> Result<()> {
     } else {
         Effort { hot: 1000, fresh: 20 }
     };
+    let named: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|name| !name.starts_with("--"))
+        .collect();
+    let wanted = |group: &str| named.is_empty() || named.iter().any(|name| name == group);
     let mut report = Report::default();
-    latency::hot(&mut report, effort).await?;
-    load::processes(&mut report, effort).await?;
-    load::many(&mut report, effort).await?;
-    latency::fresh(&mut report, effort).await?;
-    latency::useful(&mut report, effort).await?;
-    latency::boots(&mut report, effort).await?;
-    latency::burst(&mut report).await?;
-    resources::idle(&mut report).await?;
-    resources::server(&mut report).await?;
-    files::bulk(&mut report, effort).await?;
-    files::front(&mut report, effort).await?;
-    answers::characters(&mut report)?;
-    archive::keep(&mut report, effort).await?;
+    if wanted("latency") {
+        latency::hot(&mut report, effort).await?;
+        latency::fresh(&mut report, effort).await?;
+        latency::useful(&mut report, effort).await?;
+        latency::boots(&mut report, effort).await?;
+        latency::burst(&mut report).await?;
+    }
+    if wanted("load") {
+        load::processes(&mut report, effort).await?;
+        load::many(&mut report, effort).await?;
+    }
+    if wanted("resources") {
+        resources::idle(&mut report).await?;
+        resources::server(&mut report).await?;
+    }
+    if wanted("files") {
+        files::bulk(&mut report, effort).await?;
+        files::front(&mut report, effort).await?;
+        archive::keep(&mut report, effort).await?;
+    }
+    if wanted("endurance") {
+        endurance::take_over(&mut report, effort).await?;
+        endurance::sequence(&mut report, effort).await?;
+        endurance::neighbours(&mut report, effort).await?;
+    }
+    if wanted("answers") {
+        answers::characters(&mut report)?;
+    }
     report.print()
 }

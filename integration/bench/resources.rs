@@ -144,7 +144,7 @@ fn cgroup_file(controller: &str, id: &str, file: &str) -> Result<PathBuf> {
 }
 
 /// Resident memory of a process in MiB.
-fn resident(pid: u32) -> Result<f64> {
+pub(crate) fn resident(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kib = status
         .lines()
