@@ -224,10 +224,10 @@ Python (IPython), bash and JavaScript/TypeScript (Deno) keep their state: variab
 last expression is shown as in a notebook. Matplotlib figures come back as images by themselves. Relative paths are in /mnt/data, \
 where the file tools work too. There is no network.
 
-The first line of the answer tells the status and the session: `new` and `restarted` mean that no earlier variables or files exist. \
-After an exception or a time-out they are kept, unless the answer says otherwise. A run that lasts longer than an answer may take \
-goes on in the background: follow it with get_run. Print what you need rather than everything: the middle of long output is left out \
-and saved to a file.";
+The first line of the answer tells the status and the session: `new` and `restarted` mean that no earlier variables exist, and no \
+earlier files unless it says that they are kept. After an exception or a time-out everything is kept, unless the answer says \
+otherwise. A run that lasts longer than an answer may take goes on in the background: follow it with get_run. Print what you need \
+rather than everything: the middle of long output is left out and saved to a file.";
 
 const UPLOAD_FILE: &str = "\
 Write a file into the sandbox, text as it is or anything else as base64. It replaces a file of that name; append adds to it, for \

@@ -3,7 +3,7 @@
 use greenroom_protocol::WORK_DIR;
 
 use super::render::span;
-use crate::config::Config;
+use crate::config::{ArchivePlace, Config};
 
 /// The server's instructions, with the numbers of the default pool.
 pub(super) fn instructions(config: &Config) -> String {
@@ -11,12 +11,16 @@ pub(super) fn instructions(config: &Config) -> String {
     let limits = pool.map_or_else(String::new, |pool| {
         format!(
             "Each sandbox has {} processor(s), {} memory and {} disk, and no network. It ends after {} without use, at the latest \
-             after {}; then its variables and files are gone. ",
+             after {}; then its variables are gone{}. ",
             pool.cpus,
             pool.memory,
             pool.disk,
             span(pool.idle),
             span(pool.lifetime),
+            match config.archive.place {
+                ArchivePlace::Off => " and so are its files",
+                ArchivePlace::StateDir | ArchivePlace::Folder(_) => ", and a fresh one gets its files",
+            },
         )
     });
     format!(
@@ -25,7 +29,8 @@ pub(super) fn instructions(config: &Config) -> String {
          If an answer tells a conversation_id, pass exactly that in every later call, of all tools: it is what leads back to the same \
          sandbox. If none was told, leave conversation_id out. Never make one up.\n\n\
          {limits}The first line of an answer says how the session was found: `existing` means that everything is still there; `new` and \
-         `restarted` mean that no earlier variables or files exist, so define, import and upload again what you need.\n\n\
+         `restarted` mean that no earlier variables exist, and no earlier files unless it says that they are kept, so define, import and \
+         upload again what you need.\n\n\
          A run that is not over after {} goes on in the background: get_run follows it, cancel_run stops it. What code raises is a \
          result like any other; an answer flagged as an error means that Greenroom itself could not do it, and says what to do.",
         span(config.patience),
