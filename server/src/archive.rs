@@ -63,6 +63,8 @@ use crate::{
 const SAVES: usize = 2;
 /// Archives that are unpacked at a time.
 const RESTORES: usize = 4;
+/// Between two attempts to archive what somebody archives already.
+const BUSY: Duration = Duration::from_millis(250);
 /// Between two sweeps of the store …
 const SWEEP: Duration = Duration::from_secs(600);
 /// … and at least, where archives are written meanwhile.
@@ -190,12 +192,25 @@ impl Archive {
         }));
     }
 
-    /// Archives a session's files now, unless nothing has changed.
+    /// Archives a session's files now, unless nothing has changed. Where somebody archives them already, it waits for
+    /// that: what has changed since that began is to be in the archive as well.
     ///
     /// # Errors
     /// [`SaveError`]; the archive that was there stays.
     pub async fn save(&self, name: &SessionName, guest: &Guest) -> Result<Saved, SaveError> {
-        self.shared.save(name, guest).await
+        let until = Instant::now() + SAVE;
+        loop {
+            match self.shared.save(name, guest).await {
+                Err(error) if error.is_busy() && Instant::now() < until => sleep(BUSY).await,
+                saved => return saved,
+            }
+        }
+    }
+
+    /// Whether there is an archive of a session that would be taken.
+    pub async fn has(&self, name: &SessionName) -> bool {
+        // A store that does not say has none for now.
+        matches!(self.shared.known(name).await, Ok(Some(_)))
     }
 
     /// Fills a fresh sandbox with the files of a session's earlier one. It is taken only if there are any.
@@ -222,7 +237,7 @@ impl Archive {
             .collect();
         let saves = stirred.iter().map(|session| async {
             // Logged and counted where it is done; there is nobody else to tell.
-            drop(self.shared.save(&session.name, &session.guest).await);
+            drop(self.save(&session.name, &session.guest).await);
         });
         if timeout(grace, join_all(saves)).await.is_err() {
             tracing::warn!(

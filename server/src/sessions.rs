@@ -301,7 +301,8 @@ impl Sessions {
         Ok(reset)
     }
 
-    /// The same, but the next sandbox gets the files of this one. Where they cannot be kept nothing ends.
+    /// The same, but the next sandbox gets the files of this one; where this one cannot be asked for them any more, as
+    /// they were last archived. Where they cannot be kept nothing ends.
     ///
     /// # Errors
     /// [`OpenError`]; [`OpenError::NotKept`].
@@ -309,11 +310,17 @@ impl Sessions {
         let name = self.shared.secret.session_name(key);
         let archive = self.shared.archive.as_ref().ok_or(OpenError::NoArchive)?;
         if let Place::Running(id) = self.shared.find(&name).await?.place {
-            let guest = self.shared.reach(&name, &id).await?;
-            archive
-                .save(&name, &guest)
-                .await
-                .map_err(|error| OpenError::NotKept(Arc::new(error)))?;
+            let saved = match self.shared.reach(&name, &id).await {
+                Ok(guest) => archive.save(&name, &guest).await.map(drop),
+                Err(error) => Err(SaveError::from(error)),
+            };
+            match saved {
+                Ok(()) => {}
+                Err(error) if error.is_of_the_sandbox() && archive.has(&name).await => {
+                    tracing::info!(session = name.short(), %error, "reset with its last archive");
+                }
+                Err(error) => return Err(OpenError::NotKept(Arc::new(error))),
+            }
         }
         self.end(&name).await
     }

@@ -268,6 +268,28 @@ async fn what_was_forgotten_while_it_was_archived_does_not_come_back() {
     assert_eq!(room.save(&holding("new").await).await.unwrap(), Saved::Stored);
 }
 
+/// Two servers, or a reset while a vigil is at work: who comes second waits for the first, and archives what it may
+/// have missed.
+#[tokio::test]
+async fn files_that_are_being_archived_already_are_waited_for() {
+    let room = Room::new();
+    let asked = Arc::new(Mutex::new(0));
+    let agent = Hostile::answering(move |_| {
+        let mut asked = asked.lock().unwrap();
+        *asked += 1;
+        let mut answer = whole(r#"{"kind":"conflict","message":"being archived already"}"#);
+        *answer.status_mut() = StatusCode::CONFLICT;
+        if *asked == 3 {
+            answer = packed(MARK, "1 3 0", whole("one"));
+        }
+        std::future::ready(answer)
+    });
+    assert!(!room.archive.has(&name("tea")).await);
+    assert_eq!(room.save(&agent.guest().await).await.unwrap(), Saved::Stored);
+    assert_eq!(room.content().await, "one");
+    assert!(room.archive.has(&name("tea")).await);
+}
+
 #[tokio::test]
 async fn a_store_that_fails_is_said() {
     let room = Room::new();

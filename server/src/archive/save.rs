@@ -15,8 +15,9 @@ use crate::{
     guest::{Guest, GuestError, Packing},
 };
 
-/// One archive as a whole, and its wait for others. At 256 MiB it takes ten seconds on a machine with little to do.
-pub(super) const SAVE: Duration = Duration::from_secs(180);
+/// One archive as a whole, and its wait for others. At 256 MiB it takes ten seconds on a machine with little to do;
+/// a sandbox that gives its files slowly on purpose is not to hold up the others for long.
+pub(super) const SAVE: Duration = Duration::from_secs(90);
 
 /// What came of making an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,23 @@ impl From<StoreError> for SaveError {
 }
 
 impl SaveError {
+    /// Whether the sandbox gives its files to somebody else just now.
+    pub(super) fn is_busy(&self) -> bool {
+        self.outcome() == "busy"
+    }
+
+    /// Whether the sandbox cannot be asked for its files: it hangs, is another version's, or is ending.
+    pub(crate) const fn is_of_the_sandbox(&self) -> bool {
+        match self {
+            Self::Guest(GuestError::Refused(refusal)) => matches!(
+                refusal.kind,
+                RefusalKind::NotFound | RefusalKind::Internal | RefusalKind::BadRequest
+            ),
+            Self::Guest(_) => true,
+            Self::Store(_) | Self::Slow(_) => false,
+        }
+    }
+
     /// Whether the same files may be archived later.
     pub(super) fn may_pass(&self) -> bool {
         matches!(self.outcome(), "busy" | "store")
@@ -171,7 +189,7 @@ impl Shared {
     }
 
     /// What the archive in the store says of itself. One that is damaged says nothing, and is replaced.
-    async fn known(&self, name: &SessionName) -> Result<Option<Stamp>, SaveError> {
+    pub(super) async fn known(&self, name: &SessionName) -> Result<Option<Stamp>, SaveError> {
         let header = self.store.header(name).await?;
         Ok(header.and_then(|header| stamp(&self.secret, name, &header).ok()))
     }

@@ -320,7 +320,14 @@ impl Tools {
         let answer = call.heading(Seen::None);
         let reset = match keep {
             KeepFiles::No => self.sessions.reset(&call.key).await,
-            KeepFiles::Yes => self.sessions.reset_keeping_files(&call.key).await,
+            KeepFiles::Yes => {
+                let resetting = self.sessions.reset_keeping_files(&call.key);
+                match call.watch.wait("keeping the files", resetting).await {
+                    Await::Ready(reset) => reset,
+                    Await::Cancelled => return Err(Stop::Cancelled),
+                    Await::Patience => return Err(slow_to_keep(self.config.patience).into()),
+                }
+            }
         };
         let answer = match reset {
             Ok(Reset::Ended) => answer.sentence("ok", match keep {
@@ -385,6 +392,17 @@ fn offered(config: &Config) -> impl Iterator<Item = ToolName> {
         Aliases::Azure => &ToolName::AZURE,
     };
     config.tools.iter().chain(aliases).copied()
+}
+
+/// What was archived by then is kept; the sandbox may have ended in the last moment.
+fn slow_to_keep(patience: Duration) -> Failure {
+    Failure::new(
+        FailureKind::Unavailable,
+        format!(
+            "the files were not kept within {} s. Try again",
+            patience.as_secs()
+        ),
+    )
 }
 
 /// Terms of a session that nobody may come back to.
