@@ -321,6 +321,8 @@ async fn an_archive_goes_from_one_sandbox_into_the_next() {
     assert_eq!(client.get("/files/d/f").await.expect(200).body, "hello");
     // A mark of the first sandbox says that there is an archive, which is as good as what this one was filled with.
     client.get(&format!("/archive?since={mark}")).await.expect(204);
+    // Whoever has none is given one.
+    client.get("/archive").await.expect(200);
     client.put("/files/d/g", "").await.expect(200);
     client.get(&format!("/archive?since={mark}")).await.expect(200);
     // Nobody's files are replaced once they are somebody's.

@@ -24,7 +24,7 @@
 //! | `PUT /files/{path}[?append=true][&once=HEX]` | bytes → [`FileEntry`], atomically; 409 where a mark `once` was used already |
 //! | `DELETE /files/{path}` | → [`Deleted`] |
 //! | `PUT /archive[?as_of=MS&left_out=N]` | tar → [`Unpacked`]: files, folders and links into the work directory, all or none; needs no lease. With `as_of` they are an earlier sandbox's: what was there goes, and the lease's first answers tell of it |
-//! | `GET /archive?max=N[&since=MARK]` | → tar of at most `N` bytes, with [`Packed`] in `x-greenroom-packed` and its mark in `x-greenroom-mark`; 204 where nothing has changed since that mark, or, if that is another sandbox's, since this one was filled; 413 too large; 409 it is being packed already. A look: it does not touch the idle clock |
+//! | `GET /archive?max=N[&since=MARK]` | → tar of at most `N` bytes, with [`Packed`] in `x-greenroom-packed` and its mark in `x-greenroom-mark`; 204 where nothing has changed since that mark, or, if that is another sandbox's, since this one was filled, or, without one, since it was new; 413 too large; 409 it is being packed already. A look: it does not touch the idle clock |
 //! | `CONNECT 127.0.0.1:port` | → 200 and a byte tunnel |
 //!
 //! Every refusal is a [`Refusal`] with the HTTP status beside it in the table of [`RefusalKind`], but for one:

@@ -103,9 +103,14 @@ pub(super) async fn pack(shared: &Arc<Shared>, query: &Query) -> Result<Response
             "since must be the mark of an archive",
         ));
     }
-    // Another sandbox's mark says nothing of this one's files.
     let own = format!("{}-", shared.boot);
-    let Some(packing) = shared.files.pack(max, since.strip_prefix(&own)).await? else {
+    let known = match since.strip_prefix(&own) {
+        // Whoever has no archive has lost what this sandbox was filled from.
+        None if since.is_empty() && lock(&shared.kept).is_some() => Some(""),
+        // Another sandbox's mark says that there is one, and nothing of this one's files.
+        known => known,
+    };
+    let Some(packing) = shared.files.pack(max, known).await? else {
         return Ok(empty(StatusCode::NO_CONTENT));
     };
     let mark = HeaderValue::try_from(own + &packing.digest);
