@@ -365,3 +365,27 @@ async fn a_session_is_archived_before_its_end_and_before_its_servers() {
     room.archive.close(Duration::from_secs(30)).await;
     assert!(!asked.lock().unwrap().iter().any(|path| path.contains("/archive")));
 }
+
+/// A vigil asks about what stirs while others stir: neither may wait for the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_vigil_holds_nobody_up() {
+    let room = Room::new();
+    let guest = leased(7_200_000, Arc::default()).guest().await;
+    room.archive
+        .watch(&name("tea"), &guest, Duration::from_secs(7200));
+    let calls = (0..8).map(|_| {
+        let guest = guest.clone();
+        tokio::spawn(async move {
+            for _ in 0..200 {
+                guest.delete_file("f").await.unwrap();
+            }
+        })
+    });
+    let calls = futures_util::future::try_join_all(calls.collect::<Vec<_>>());
+    tokio::time::timeout(Duration::from_secs(60), calls)
+        .await
+        .unwrap()
+        .unwrap();
+    room.archive.close(Duration::from_secs(30)).await;
+    assert_eq!(room.content().await, "one");
+}

@@ -42,6 +42,10 @@ impl Watched {
     /// Whether files have changed since its last archive was begun.
     pub(super) fn stirred(&self) -> Stirred {
         let now = *self.guest.stirrings().borrow();
+        self.stirred_by(now)
+    }
+
+    fn stirred_by(&self, now: Stirrings) -> Stirred {
         match *self.seen() {
             Some(seen) if seen == now => Stirred::No,
             Some(seen) if seen.changes == now.changes => Stirred::Perhaps,
@@ -60,7 +64,8 @@ impl Watched {
     }
 
     fn see(&self) {
-        *self.seen() = Some(*self.guest.stirrings().borrow());
+        let now = *self.guest.stirrings().borrow();
+        *self.seen() = Some(now);
     }
 }
 
@@ -143,8 +148,10 @@ impl Vigil {
             if stirred == Stirred::Yes {
                 return std::future::pending().await;
             }
-            // The sender is the guest's, which we hold.
-            drop(stirrings.wait_for(|_| self.session.stirred() > stirred).await);
+            // The sender is the guest's, which we hold. Its lock is held over the question, so that must not ask for
+            // it again.
+            let more = |now: &Stirrings| self.session.stirred_by(*now) > stirred;
+            drop(stirrings.wait_for(more).await);
             sleep(SETTLE).await;
         };
         tokio::select! {
