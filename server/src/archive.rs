@@ -60,7 +60,7 @@ use crate::{
 };
 
 /// Archives that are made at a time.
-const SAVES: usize = 2;
+const SAVES: u32 = 2;
 /// Archives that are unpacked at a time.
 const RESTORES: usize = 4;
 /// Between two attempts to archive what somebody archives already.
@@ -159,7 +159,7 @@ impl Archive {
             secret,
             allowance,
             observer,
-            saves: Semaphore::new(SAVES),
+            saves: Semaphore::new(SAVES as usize),
             restores: Semaphore::new(RESTORES),
             watched: Mutex::default(),
             forgotten: Mutex::default(),
@@ -239,7 +239,12 @@ impl Archive {
             // Logged and counted where it is done; there is nobody else to tell.
             drop(self.save(&session.name, &session.guest).await);
         });
-        if timeout(grace, join_all(saves)).await.is_err() {
+        let work = async {
+            join_all(saves).await;
+            // Those that vigils had begun are not stirred any more, and are seen through as well.
+            drop(self.shared.saves.acquire_many(SAVES).await);
+        };
+        if timeout(grace, work).await.is_err() {
             tracing::warn!(
                 "not all files could be archived before the server's end: their last archives stand"
             );

@@ -366,6 +366,39 @@ async fn a_session_is_archived_before_its_end_and_before_its_servers() {
     assert!(!asked.lock().unwrap().iter().any(|path| path.contains("/archive")));
 }
 
+#[tokio::test]
+async fn an_archive_that_a_vigil_has_begun_is_seen_through_at_the_end() {
+    let room = Room::new();
+    let (begun, on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begins, goes_on) = (Arc::clone(&begun), Arc::clone(&on));
+    let plain = leased(1000, Arc::default()).guest().await;
+    let view = serde_json::to_vec(&plain.lease_state().await.unwrap()).unwrap();
+    let agent = Hostile::answering(move |request| {
+        let (begins, goes_on) = (Arc::clone(&begins), Arc::clone(&goes_on));
+        let answer = if request.uri().path() == "/lease" {
+            whole(view.clone())
+        } else {
+            let rest = stream::once(async move {
+                begins.notify_one();
+                goes_on.notified().await;
+                Bytes::from("one")
+            });
+            packed(MARK, "1 3 0", streaming(rest))
+        };
+        std::future::ready(answer)
+    });
+    let guest = agent.guest().await;
+    room.archive
+        .watch(&name("tea"), &guest, Duration::from_secs(7200));
+    begun.notified().await;
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        on.notify_one();
+    };
+    tokio::join!(room.archive.close(Duration::from_secs(30)), release);
+    assert_eq!(room.content().await, "one");
+}
+
 /// A vigil asks about what stirs while others stir: neither may wait for the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_vigil_holds_nobody_up() {
