@@ -12,7 +12,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -23,6 +23,10 @@ use crate::conversation::ConversationId;
 
 /// How long answers may still take once the host has closed its side: the server gives up sooner.
 const LAST_ANSWERS: Duration = Duration::from_secs(30);
+
+/// Servers that may go in the middle of a greeting, and the pause before the next is looked for.
+const GREETINGS: u32 = 5;
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a new server may take to begin where the old one was.
 const RESUME: Duration = Duration::from_secs(10);
@@ -113,6 +117,18 @@ pub async fn relay(
 
 impl Attachment {
     async fn attach(&self, standing: Standing) -> Result<UnixStream, AttachError> {
+        for _ in 1..GREETINGS {
+            match self.greet(standing).await {
+                // Race: a server that is killed loses its channels before its socket. Whoever is quick is taken by it, and
+                // never answered.
+                Err(AttachError::Socket(error)) if is_over(&error) => sleep(AGAIN).await,
+                attached => return attached,
+            }
+        }
+        self.greet(standing).await
+    }
+
+    async fn greet(&self, standing: Standing) -> Result<UnixStream, AttachError> {
         let mut stream = self.start.connect().await?;
         let hello = Hello {
             version: VERSION.to_owned(),
@@ -129,6 +145,12 @@ impl Attachment {
             Greeting::Refused { reason } => Err(reason.into()),
         }
     }
+}
+
+/// Whether the other side is gone.
+fn is_over(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// Whose end it was.
@@ -326,6 +348,32 @@ mod tests {
         for message in messages {
             talk.asked(&Bytes::from(message.to_string()));
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_dies_under_a_greeting_is_not_the_last_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = super::super::socket_path(dir.path()).unwrap();
+        let listener = tokio::net::UnixListener::bind(path).unwrap();
+        let attachment = Attachment {
+            start: Start {
+                state_dir: dir.path().to_owned(),
+                program: PathBuf::new(),
+                arguments: Vec::new(),
+            },
+            digest: String::new(),
+            conversation: None,
+            carrier: ConversationId::parse("carrier-of-a-test").unwrap(),
+        };
+        let servers = async {
+            // The first takes the connection along.
+            drop(listener.accept().await.unwrap());
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _hello: Hello = lines::hear(&mut stream).await.unwrap();
+            lines::say(&mut stream, &Greeting::Welcome).await.unwrap();
+        };
+        let (attached, ()) = tokio::join!(attachment.attach(Standing::Again), servers);
+        attached.unwrap();
     }
 
     #[test]
