@@ -35,6 +35,7 @@
 //! | [`links`] | files in and out by signed addresses, past the model |
 //! | [`copy`] | `greenroom cp`: the same without a server |
 //! | [`share`] | the one folder of this machine that stdio may copy from and to |
+//! | `transcript`, `delivery` | a run's events gathered; what an answer owes once it has arrived |
 //! | [`http`] | the listener, its limits, health, readiness, metrics |
 //! | [`serve`] | wires them, and shuts them down in order |
 //! | [`operator`] | what the command line shows of a deployment and does to it, server or not |
@@ -65,6 +66,7 @@ pub mod attach;
 pub mod config;
 pub mod conversation;
 pub mod copy;
+mod delivery;
 pub mod doctor;
 pub mod engine;
 pub mod error;
@@ -80,3 +82,4 @@ pub mod serve;
 pub mod sessions;
 pub mod share;
 pub mod state_dir;
+mod transcript;

@@ -22,7 +22,6 @@ mod service;
 mod sse;
 mod stdio;
 mod tools;
-mod transcript;
 mod transports;
 mod watch;
 
@@ -33,7 +32,10 @@ use std::{
 };
 
 use rmcp::ServerHandler;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -49,6 +51,7 @@ use crate::{
     conversation::{ConversationId, Secret},
     metrics::Metrics,
     sessions::{Provenance, Sessions},
+    transcript,
 };
 
 /// Reads a conversation's id that a person typed: any that a client may have used, but for a garbled one of ours.
@@ -144,6 +147,13 @@ impl Mcp {
     #[must_use]
     pub fn minted(&self, id: &str) -> Option<ConversationId> {
         self.tools.resolver().genuine(id)
+    }
+
+    /// The places of calls in flight. Calls that come by another protocol take theirs here too, so that one limit
+    /// holds for all and a server that is leaving waits for all.
+    #[must_use]
+    pub fn in_flight(&self) -> Arc<Semaphore> {
+        self.tools.in_flight()
     }
 
     /// Waits until no call is in flight, at most for `grace`, then ends every stream. Runs are left alone.

@@ -2,19 +2,16 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
 use http::HeaderMap;
 use serde_json::{Map, Value};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    conversation::{ConversationId, Principal, SessionKey},
-    sessions::Telling,
-};
+use crate::conversation::{ConversationId, Principal, SessionKey};
+pub(super) use crate::delivery::{Delivery, Freight, News};
 
 /// One call's circumstances.
 #[derive(Clone, Copy)]
@@ -97,62 +94,5 @@ impl Carrier {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
-    }
-}
-
-/// News that an answer carries: to be acknowledged once the answer has been written out, and not before, so that
-/// a loss is told again where the answer never arrived.
-#[derive(Debug)]
-pub(super) struct News(pub Telling);
-
-impl News {
-    /// Acknowledges in the background. If that fails the news is told again, which is the safe side.
-    pub(super) fn told(self) {
-        tokio::spawn(async move {
-            let session = self.0.session().clone();
-            if let Err(error) = self.0.told().await {
-                tracing::debug!(session = session.short(), %error, "the news will be told again");
-            }
-        });
-    }
-}
-
-/// What an answer takes along until it has been written out: its news, and its place among the calls in flight, so
-/// that a server which is leaving waits for it.
-#[derive(Debug)]
-pub(super) struct Freight {
-    pub news: Option<News>,
-    pub in_flight: Option<OwnedSemaphorePermit>,
-}
-
-impl Freight {
-    /// The answer was written out.
-    pub(super) fn arrived(self) {
-        if let Some(news) = self.news {
-            news.told();
-        }
-        drop(self.in_flight);
-    }
-}
-
-/// Collects the freight of the answers in one HTTP response, until the response's last byte was handed to the
-/// connection. A response that is dropped before takes its news along, untold.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Delivery {
-    freight: Arc<Mutex<Vec<Freight>>>,
-}
-
-impl Delivery {
-    pub(super) fn carry(&self, freight: Freight) {
-        self.freight
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(freight);
-    }
-
-    /// The response was written out.
-    pub(super) fn arrived(&self) {
-        let freight = std::mem::take(&mut *self.freight.lock().unwrap_or_else(PoisonError::into_inner));
-        freight.into_iter().for_each(Freight::arrived);
     }
 }

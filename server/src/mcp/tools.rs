@@ -138,6 +138,10 @@ impl Tools {
         &self.resolver
     }
 
+    pub(super) fn in_flight(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.in_flight)
+    }
+
     /// The tools on offer, by name.
     pub(super) fn definitions(&self) -> impl Iterator<Item = &Definition> {
         self.definitions.values()

@@ -18,7 +18,7 @@ const LINE_CHARS: usize = 200;
 
 /// A run as far as its events have come.
 #[derive(Clone, Debug)]
-pub(super) struct Transcript {
+pub(crate) struct Transcript {
     /// Its name.
     pub id: RunId,
     /// What runs it, as far as is known: the outcome says it, and whoever started it knows.
@@ -49,7 +49,7 @@ pub(super) struct Transcript {
 
 /// Where a run stands.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     /// It waits behind another.
     Queued {
         /// That other, once it is known.
@@ -63,7 +63,7 @@ pub(super) enum Stage {
 
 /// The run that another waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ahead {
+pub(crate) struct Ahead {
     /// Its name.
     pub run: RunId,
     /// For how long it had been running …
@@ -74,14 +74,14 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// For how long it has been running when the waiting run is `at_ms` old.
-    pub(super) fn running(&self, at_ms: u64) -> Duration {
+    pub(crate) fn running(&self, at_ms: u64) -> Duration {
         Duration::from_millis(self.running_ms.saturating_add(at_ms.saturating_sub(self.at_ms)))
     }
 }
 
 /// A rich result.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Display {
+pub(crate) struct Display {
     /// MIME type → value.
     pub data: std::collections::BTreeMap<String, String>,
     /// Where it was saved.
@@ -90,7 +90,7 @@ pub(super) struct Display {
 
 /// Text of one stream, with the places where some was left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Captured {
+pub(crate) struct Captured {
     /// What is there.
     pub text: String,
     /// Offset in `text` → bytes left out there.
@@ -118,7 +118,7 @@ impl Captured {
     }
 
     /// Whether some of the stream is not in the text.
-    pub(super) fn has_gaps(&self) -> bool {
+    pub(crate) fn has_gaps(&self) -> bool {
         !self.gaps.is_empty()
     }
 
@@ -138,7 +138,7 @@ impl Captured {
 }
 
 impl Transcript {
-    pub(super) fn new(id: RunId, language: Option<Language>) -> Self {
+    pub(crate) fn new(id: RunId, language: Option<Language>) -> Self {
         Self {
             id,
             language,
@@ -157,7 +157,7 @@ impl Transcript {
     }
 
     /// Takes the next event.
-    pub(super) fn push(&mut self, event: RunEvent) {
+    pub(crate) fn push(&mut self, event: RunEvent) {
         self.next = event.seq.saturating_add(1);
         self.at_ms = event.at_ms;
         match event.kind {
@@ -210,14 +210,14 @@ impl Transcript {
     }
 
     /// Time has passed without an event.
-    pub(super) fn wait(&mut self, elapsed: Duration) {
+    pub(crate) fn wait(&mut self, elapsed: Duration) {
         self.at_ms = self
             .at_ms
             .max(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
     }
 
     /// Takes from a list what events that were not replayed said. False: the run is not in it.
-    pub(super) fn place(&mut self, runs: &[RunSummary]) -> bool {
+    pub(crate) fn place(&mut self, runs: &[RunSummary]) -> bool {
         let Some(own) = runs.iter().find(|run| run.id == self.id) else {
             return false;
         };
@@ -241,12 +241,12 @@ impl Transcript {
     }
 
     /// Whether it is known if the run waits or works.
-    pub(super) const fn is_placed(&self) -> bool {
+    pub(crate) const fn is_placed(&self) -> bool {
         !matches!(self.stage, Stage::Queued { behind: None })
     }
 
     /// The outcome, once there is one.
-    pub(super) fn outcome(&self) -> Option<&RunOutcome> {
+    pub(crate) fn outcome(&self) -> Option<&RunOutcome> {
         match &self.stage {
             Stage::Finished(outcome) => Some(outcome),
             Stage::Queued { .. } | Stage::Running => None,
@@ -254,13 +254,13 @@ impl Transcript {
     }
 
     /// This run, if it says that its kernel has lost its variables.
-    pub(super) fn loss(&self) -> Option<RunId> {
+    pub(crate) fn loss(&self) -> Option<RunId> {
         let restarted = |outcome: &RunOutcome| outcome.kernel == KernelFate::Restarted;
         (self.lost.is_some() || self.outcome().is_some_and(restarted)).then(|| self.id.clone())
     }
 
     /// What the outcome says of a stream, or what has been seen of it.
-    pub(super) fn summary(&self, stream: Stream) -> StreamSummary {
+    pub(crate) fn summary(&self, stream: Stream) -> StreamSummary {
         let (seen, said) = match stream {
             Stream::Stdout => (&self.stdout, self.outcome().map(|outcome| &outcome.stdout)),
             Stream::Stderr => (&self.stderr, self.outcome().map(|outcome| &outcome.stderr)),
@@ -278,7 +278,7 @@ impl Transcript {
     }
 
     /// One line for a progress message: what was printed last, or what the run waits for.
-    pub(super) fn last_line(&self) -> Option<String> {
+    pub(crate) fn last_line(&self) -> Option<String> {
         match &self.stage {
             Stage::Queued { behind: Some(ahead) } => Some(format!("queued behind run {}", ahead.run)),
             Stage::Queued { behind: None } => None,
