@@ -3,14 +3,17 @@
 //! ```text
 //! listener (connections, headers in time) ─▶ guard (Host, Origin) ─▶ body (size, time, budget) ─▶ /mcp
 //!                                                                 ├▶ /sse /messages · /healthz · /readyz · /metrics
+//!                                                                 ├▶ /pools: the data plane of Azure's sessions
 //!                                                                 └▶ /files: links, each its own permission
 //! ```
 
 mod body;
+mod carried;
 mod crowd;
 mod guard;
 mod links;
 mod listener;
+mod pools;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -29,6 +32,7 @@ use self::{body::Bodies, guard::Guard};
 pub use self::{
     links::door,
     listener::{Http, Served},
+    pools::Rest,
 };
 use crate::{
     config::Config,
@@ -48,6 +52,8 @@ pub struct App {
     pub sse: Option<Sse>,
     /// `/files`.
     pub links: Links,
+    /// `/pools`.
+    pub rest: Rest,
     /// `/metrics`.
     pub metrics: Metrics,
     /// `/readyz`, and their numbers in `/metrics`.
@@ -73,6 +79,7 @@ fn router(app: App, config: &Config, address: SocketAddr) -> Router {
         Some(sse) => router.merge(sse_routes(sse)),
         None => router,
     };
+    let pools = pools::routes(shared.app.rest.clone(), shared.bodies.clone());
     router
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -80,6 +87,7 @@ fn router(app: App, config: &Config, address: SocketAddr) -> Router {
         .fallback(|| async { (StatusCode::NOT_FOUND, "Not Found: MCP is at /mcp\n") })
         .layer(middleware::from_fn(authenticate))
         .with_state(shared)
+        .merge(pools.layer(middleware::from_fn(authenticate)))
         .merge(links)
         .layer(middleware::from_fn_with_state(guard, check))
         .layer(middleware::from_fn(trace))
@@ -89,9 +97,11 @@ fn router(app: App, config: &Config, address: SocketAddr) -> Router {
 async fn trace(request: Request, next: Next) -> Response {
     const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     let id = format!("{:016x}", rand::random::<u64>());
-    // The rest of a link is a secret.
+    // The rest of a link is a secret, and names of files are nobody's business.
     let path = match request.uri().path() {
         path if path.starts_with("/files/") => "/files",
+        path if path.starts_with("/pools/") => "/pools",
+        path if path.starts_with("/subscriptions/") => "/subscriptions",
         path => path,
     };
     let span = tracing::info_span!("http", id, method = %request.method(), path);

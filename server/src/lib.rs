@@ -18,6 +18,7 @@
 //!   guest         POST /runs over the open channel ─▶ agent: kernel.run(code) ─▶ events
 //!   mcp::render   the one place that shapes answers
 //! ```
+//! `POST /pools/{pool}/executions` goes the same way by `http::pools` and `rest`, which have their own shapes.
 //! A hot call is one HTTP request, one HTTP/2 request over an exec stream and one exchange over a pipe inside.
 //!
 //! # Rooms
@@ -35,8 +36,9 @@
 //! | [`links`] | files in and out by signed addresses, past the model |
 //! | [`copy`] | `greenroom cp`: the same without a server |
 //! | [`share`] | the one folder of this machine that stdio may copy from and to |
-//! | `transcript`, `delivery` | a run's events gathered; what an answer owes once it has arrived |
-//! | [`http`] | the listener, its limits, health, readiness, metrics |
+//! | `rest` | the data plane of Azure's dynamic sessions: requests read, answers shaped, purely |
+//! | `transcript`, `delivery` | a run's events gathered; what an answer owes once it has arrived: for both protocols |
+//! | [`http`] | the data plane's requests, the listener, its limits, health, readiness, metrics |
 //! | [`serve`] | wires them, and shuts them down in order |
 //! | [`operator`] | what the command line shows of a deployment and does to it, server or not |
 //! | [`doctor`] | boots one sandbox and says what is wrong with a host |
@@ -47,11 +49,11 @@
 //! # What is absent
 //! No database: the engine's names are the record, the sandbox's own lease is the clock. No scheduler: one engine
 //! is one pool of places. No reset of a used sandbox. No lock across an await. Not yet: authentication (so
-//! loopback only), REST.
+//! loopback only).
 //!
 //! # Who may use whom
 //! ```text
-//! mcp, http → sessions → { pool, archive } → sandbox → { guest → protocol, engine }
+//! mcp, http → { rest, transcript, delivery } · mcp, http → sessions → { pool, archive } → sandbox → { guest → protocol, engine }
 //!                                                        engine::docker → engine
 //! ```
 //! `rmcp` is named in `mcp` only, `axum` in `http` only, `bollard` in `engine::docker` only; a test greps for it.
@@ -77,6 +79,7 @@ pub mod mcp;
 pub mod metrics;
 pub mod operator;
 pub mod pool;
+mod rest;
 pub mod sandbox;
 pub mod serve;
 pub mod sessions;

@@ -16,7 +16,7 @@ use crate::{
     config::{Config, EngineKind, PoolConfig},
     conversation::{ConversationId, PoolName, Secret, hex},
     engine::{Engine, EngineError, docker::DockerEngine},
-    http::{self, App, Http, Served},
+    http::{self, App, Http, Rest, Served},
     links::Links,
     mcp::{Mcp, Ways},
     metrics::Metrics,
@@ -197,6 +197,13 @@ impl Server {
             endpoint: self.mcp.endpoint(),
             sse: self.config.http.sse.then(|| self.mcp.sse()),
             links: self.links.clone(),
+            rest: Rest::new(
+                Arc::clone(&self.config),
+                self.secret.clone(),
+                self.sessions().clone(),
+                self.metrics.clone(),
+                self.mcp.in_flight(),
+            ),
             metrics: self.metrics.clone(),
             pools: self.pools.clone(),
         };

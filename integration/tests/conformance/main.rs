@@ -22,7 +22,7 @@ use greenroom::{
     config::{Inputs, Loaded},
     conversation::Secret,
     engine::docker::DockerEngine,
-    http::{self, App, Http, Served},
+    http::{self, App, Http, Rest, Served},
     links::Links,
     mcp::{Mcp, Ways},
     metrics::Metrics,
@@ -47,13 +47,27 @@ async fn serve_fixtures() -> Result<(Served, String)> {
         links: links.clone(),
         share: None,
     };
-    let mcp = Mcp::new(Arc::clone(&config), secret, sessions, ways, metrics.clone());
+    let mcp = Mcp::new(
+        Arc::clone(&config),
+        secret.clone(),
+        sessions.clone(),
+        ways,
+        metrics.clone(),
+    );
+    let rest = Rest::new(
+        Arc::clone(&config),
+        secret,
+        sessions,
+        metrics.clone(),
+        mcp.in_flight(),
+    );
     let http = Http::bind(&config).await?;
     let url = format!("http://{}/mcp", http.address());
     let app = App {
         endpoint: mcp.endpoint_over(Fixtures::new()),
         sse: None,
         links,
+        rest,
         metrics,
         pools: Vec::new(),
     };

@@ -29,7 +29,7 @@ use greenroom_protocol::{FileEntry, FileKind, Refusal, RefusalKind};
 use http_body_util::{LengthLimitError, Limited};
 use tokio::time::Instant;
 
-use self::range::wanted;
+pub(super) use self::range::wanted;
 use super::{guard::Guard, listener::serve_on_loopback};
 use crate::{
     config::{HttpConfig, Size},
@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// What such a file may do where a browser shows it all the same: nothing.
-const SANDBOX: &str = "sandbox; default-src 'none'; frame-ancestors 'none'";
+pub(super) const SANDBOX: &str = "sandbox; default-src 'none'; frame-ancestors 'none'";
 
 /// Why a link does not do what it is for. The texts are for a person.
 #[derive(Debug, thiserror::Error)]
@@ -236,12 +236,12 @@ fn describe(headers: &mut HeaderMap, entry: &FileEntry, length: u64) {
 }
 
 /// Another file, or another state of it, has another tag.
-fn tag(entry: &FileEntry) -> String {
+pub(super) fn tag(entry: &FileEntry) -> String {
     format!("\"{:x}-{:x}\"", entry.size, entry.modified_ms)
 }
 
 /// Saved, never shown, under its own name: once for everybody and once for those who read UTF-8 (RFC 6266).
-fn attachment(path: &str) -> String {
+pub(super) fn attachment(path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);
     let plain: String = name
         .chars()
@@ -300,7 +300,7 @@ async fn upload(links: &Links, grant: Grant, request: Request) -> Result<Respons
     }
 }
 
-fn is_over_limit(error: &axum::Error) -> bool {
+pub(super) fn is_over_limit(error: &axum::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if error.is::<LengthLimitError>() {

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use greenroom::{
-    config::{Inputs, Loaded},
+    config::{Config, Inputs, Loaded},
     conversation::{Principal, Secret},
     engine::Engine as _,
     links::Links,
@@ -27,6 +27,8 @@ pub struct Front {
     pub server: Server,
     pub mcp: Mcp,
     pub endpoint: Endpoint,
+    pub config: Arc<Config>,
+    pub links: Links,
 }
 
 impl Front {
@@ -52,13 +54,18 @@ impl Front {
             config.links.clone(),
             greenroom::http::door,
         );
-        let ways = Ways { links, share: None };
-        let mcp = Mcp::new(config, secret, sessions, ways, Metrics::new());
+        let ways = Ways {
+            links: links.clone(),
+            share: None,
+        };
+        let mcp = Mcp::new(Arc::clone(&config), secret, sessions, ways, Metrics::new());
         let endpoint = mcp.endpoint();
         Self {
             server,
             mcp,
             endpoint,
+            config,
+            links,
         }
     }
 

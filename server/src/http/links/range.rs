@@ -9,7 +9,7 @@ use greenroom_protocol::ByteRange;
 ///
 /// # Errors
 /// They begin at or after the end.
-pub(super) fn wanted(headers: &HeaderMap, tag: &str, size: u64) -> Result<Option<Range<u64>>, ()> {
+pub(in crate::http) fn wanted(headers: &HeaderMap, tag: &str, size: u64) -> Result<Option<Range<u64>>, ()> {
     asked(headers, tag)
         .map(|range| range.within(size).ok_or(()))
         .transpose()

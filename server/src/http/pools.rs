@@ -1,0 +1,279 @@
+//! `/pools/{pool}/…`: programs that speak the data plane of Azure's dynamic sessions, over the sessions of MCP.
+//!
+//! ```text
+//! rest::address ─▶ gate: pool, identifier → session key, a place among the calls in flight
+//!                    ├▶ executions   run, follow, answer; poll
+//!                    ├▶ files        list, describe, read, write, delete
+//!                    └▶ sessions     what there is, and its end; what a pool is
+//! answer ─▶ carried: its news are told once it was written out
+//! ```
+//! The identifier is the conversation: the same one over MCP, with the same principal, is the same session.
+
+mod call;
+mod executions;
+mod files;
+mod form;
+mod roll;
+mod sessions;
+mod stream;
+
+use std::{fmt, sync::Arc, time::SystemTime};
+
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::Response,
+    routing::any,
+};
+use tokio::{sync::Semaphore, time::Instant};
+
+use self::{
+    call::{Answer, Call},
+    roll::Roll,
+};
+use super::{
+    body::{self, Bodies},
+    carried::Carried,
+};
+use crate::{
+    config::Config,
+    conversation::{Principal, Secret, hex},
+    delivery::{Delivery, Freight},
+    metrics::Metrics,
+    rest::{
+        address::{self, Address, Operation},
+        ask::Ask,
+        fault::{Code, Fault},
+    },
+    sessions::Sessions,
+};
+
+const JSON: &str = "application/json; charset=utf-8";
+const ERROR_CODE: HeaderName = HeaderName::from_static("x-ms-error-code");
+const OVERALL: HeaderName = HeaderName::from_static("x-ms-overall-execution-time");
+const VERSIONS: HeaderName = HeaderName::from_static("api-supported-versions");
+
+/// What the data plane needs. Clones share it.
+#[derive(Clone)]
+pub struct Rest {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Arc<Config>,
+    secret: Secret,
+    sessions: Sessions,
+    metrics: Metrics,
+    /// The same places as MCP's.
+    in_flight: Arc<Semaphore>,
+    roll: Roll,
+    started: SystemTime,
+}
+
+impl Rest {
+    /// The data plane over these sessions. Its calls take places among those in flight.
+    #[must_use]
+    pub fn new(
+        config: Arc<Config>,
+        secret: Secret,
+        sessions: Sessions,
+        metrics: Metrics,
+        in_flight: Arc<Semaphore>,
+    ) -> Self {
+        let started = SystemTime::now();
+        let roll = Roll::default();
+        Self {
+            shared: Arc::new(Shared {
+                config,
+                secret,
+                sessions,
+                metrics,
+                in_flight,
+                roll,
+                started,
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Rest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rest").finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone)]
+struct Front {
+    rest: Rest,
+    bodies: Bodies,
+}
+
+/// The routes. Paths are read raw, so that an escaped slash in a file's name is not one in the path.
+pub(super) fn routes(rest: Rest, bodies: Bodies) -> Router {
+    Router::new()
+        .route("/pools/{*rest}", any(serve))
+        .route("/subscriptions/{*rest}", any(serve))
+        .with_state(Front { rest, bodies })
+}
+
+async fn serve(
+    State(front): State<Front>,
+    Extension(principal): Extension<Principal>,
+    request: Request,
+) -> Response {
+    let started = Instant::now();
+    let shared = &front.rest.shared;
+    let _counted = shared.metrics.call_begins();
+    let place = Arc::clone(&shared.in_flight).try_acquire_owned().ok();
+    let delivery = Delivery::default();
+    let address = Address::read(
+        request.method().as_str(),
+        request.uri().path(),
+        request.uri().query(),
+    );
+    let operation = address
+        .as_ref()
+        .map_or("rest", |address| name(&address.operation));
+    let outcome = match (&place, address) {
+        (None, _) => Err(Fault::new(
+            Code::TooManyRequests,
+            format!(
+                "{} calls are in flight, which is the limit (limits.calls)",
+                shared.config.limits.calls
+            ),
+        )),
+        (_, Err(fault)) => Err(fault),
+        (Some(_), Ok(address)) => answer(&front, &principal, address, request, &delivery).await,
+    };
+    let (mut response, news, session) = match outcome {
+        Ok(answer) => (answer.response, answer.owed, answer.session),
+        Err(fault) => (refusal(&fault), None, "none"),
+    };
+    let took = started.elapsed();
+    shared.metrics.call_ended(operation, session, took);
+    let (status, millis) = (response.status().as_u16(), took.as_millis());
+    tracing::info!(operation, session, status, millis, "answered");
+    let headers = response.headers_mut();
+    headers.insert(VERSIONS, HeaderValue::from_static(address::VERSIONS));
+    put(headers, OVERALL, &millis.to_string());
+    delivery.carry(Freight {
+        news,
+        in_flight: place,
+    });
+    response.map(|body| Carried::body(body, delivery))
+}
+
+/// What metrics call an operation.
+const fn name(operation: &Operation) -> &'static str {
+    match operation {
+        Operation::Execute => "rest execute",
+        Operation::Poll(_) => "rest poll",
+        Operation::Upload | Operation::Put(_) => "rest upload",
+        Operation::List => "rest list",
+        Operation::Describe(_) => "rest describe",
+        Operation::Download(_) => "rest download",
+        Operation::Delete(_) => "rest delete",
+        Operation::Session | Operation::Sessions => "rest session",
+        Operation::EndSession | Operation::StopSession => "rest end",
+        Operation::Pool => "rest pool",
+    }
+}
+
+async fn answer(
+    front: &Front,
+    principal: &Principal,
+    address: Address,
+    request: Request,
+    delivery: &Delivery,
+) -> Result<Answer, Fault> {
+    let rest = &front.rest;
+    let (pool, _) = rest.pool(&address.pool)?;
+    let (pool, address) = (pool.clone(), Arc::new(address));
+    let headers = request.headers().clone();
+    let named = || {
+        rest.call(
+            pool.clone(),
+            principal,
+            address.query.identifier.as_deref(),
+            &address,
+        )
+    };
+    match &address.operation {
+        Operation::Execute => {
+            // Its identifier may stand in the body only.
+            let (request, _room) = front.bodies.read(request).await.map_err(unread)?;
+            let ask = Ask::read(request.body())?;
+            let identifier = address.query.identifier.as_deref().or(ask.identifier.as_deref());
+            let call = rest.call(pool.clone(), principal, identifier, &address)?;
+            executions::execute(&call, ask, &headers, delivery).await
+        }
+        Operation::Poll(id) => executions::poll(&named()?, id, &headers).await,
+        Operation::Upload => files::upload(&named()?, request).await,
+        Operation::Put(path) => files::put(&named()?, path, request).await,
+        Operation::List => files::list(&named()?).await,
+        Operation::Describe(path) => files::describe(&named()?, path).await,
+        Operation::Download(path) => files::download(&named()?, path, &headers).await,
+        Operation::Delete(path) => files::delete(&named()?, path).await,
+        Operation::Session => sessions::show(&named()?).await,
+        Operation::EndSession | Operation::StopSession => sessions::end(&named()?).await,
+        Operation::Sessions => {
+            let base = base(rest, &headers, &address.pool);
+            sessions::list(rest, &pool, principal, &address, &base).await
+        }
+        Operation::Pool => sessions::pool(rest, &pool, principal).await,
+    }
+}
+
+/// The pool's address as its caller reaches it.
+fn base(rest: &Rest, headers: &HeaderMap, pool: &str) -> String {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let origin = match (&rest.shared.config.links.url, host) {
+        (Some(url), _) => url.trim_end_matches('/').to_owned(),
+        (None, Some(host)) => format!("http://{host}"),
+        (None, None) => format!("http://{}", rest.shared.config.listen),
+    };
+    format!("{origin}/pools/{pool}")
+}
+
+fn unread(refusal: body::Refusal) -> Fault {
+    let code = match refusal {
+        body::Refusal::TooLarge(_) => Code::TooLarge,
+        body::Refusal::TooSlow => Code::RequestTimeout,
+        body::Refusal::NoRoom(_) => Code::SandboxUnavailable,
+        body::Refusal::Broken => Code::ValidationFailed,
+    };
+    Fault::new(code, refusal.to_string())
+}
+
+fn json(body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+    response
+}
+
+fn refusal(fault: &Fault) -> Response {
+    let trace = hex(&rand::random::<[u8; 8]>());
+    tracing::info!(code = fault.code.as_str(), trace, "refused");
+    let mut response = json(fault.envelope(&trace).to_string());
+    *response.status_mut() = StatusCode::from_u16(fault.code.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+    let headers = response.headers_mut();
+    headers.insert(ERROR_CODE, HeaderValue::from_static(fault.code.as_str()));
+    if let Some(seconds) = fault.code.retry_after() {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    if let Some(size) = fault.size {
+        put(headers, header::CONTENT_RANGE, &format!("bytes */{size}"));
+    }
+    response
+}
+
+/// Sets a header, if it can be one.
+fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}

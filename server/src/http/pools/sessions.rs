@@ -1,0 +1,292 @@
+//! Sessions: what there is, how it ends, and what a pool is.
+
+use axum::{
+    body::Body,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::Response,
+};
+use futures_util::{StreamExt as _, stream};
+use greenroom_protocol::{Language, LeaseState};
+use serde_json::{Value, json};
+
+use super::{Answer, Call, Rest, json, put};
+use crate::{
+    conversation::{ConversationId, PoolName, Principal, SessionKey},
+    rest::{
+        address::{Address, Operation},
+        fault::{Code, Fault},
+        news::time,
+    },
+    sessions::{Provenance, Reset, Session, Terms},
+};
+
+const ETAG: HeaderName = HeaderName::from_static("x-ms-session-etag");
+
+/// Sessions of one page.
+const PAGE: usize = 300;
+
+/// Sessions that are looked at at a time.
+const LOOKS: usize = 8;
+
+/// How long a sandbox that was only asked for its packages may idle, should its end fail.
+const GLANCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+fn none() -> Fault {
+    Fault::new(
+        Code::SessionNotFound,
+        "there is no session with this identifier in this pool",
+    )
+    .of("identifier")
+}
+
+fn now() -> u64 {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A session as it is shown; `None` where it has ended meanwhile.
+async fn seen(rest: &Rest, identifier: &str, session: &Session) -> Option<Value> {
+    let LeaseState::Bound(lease) = session.guest.lease_state().await.ok()? else {
+        return None;
+    };
+    let now = now();
+    let ends = time(now.saturating_add(lease.ends_in_ms));
+    Some(json!({
+        "identifier": identifier,
+        "etag": etag(rest, session),
+        "createdAt": time(now.saturating_sub(lease.age_ms)),
+        "lastAccessedAt": time(now.saturating_sub(lease.idle_ms)),
+        "expiresAt": ends,
+        "expireAt": ends,
+    }))
+}
+
+fn etag(rest: &Rest, session: &Session) -> String {
+    format!("0--{}", rest.guid(session.guest.id()))
+}
+
+pub(super) async fn show(call: &Call) -> Result<Answer, Fault> {
+    let session = call.look().await?.ok_or_else(none)?;
+    let body = seen(&call.rest, &call.identifier, &session)
+        .await
+        .ok_or_else(none)?;
+    let mut response = json(body.to_string());
+    put(response.headers_mut(), ETAG, &etag(&call.rest, &session));
+    Ok(call.found(response, &session, &session.standing))
+}
+
+pub(super) async fn end(call: &Call) -> Result<Answer, Fault> {
+    let ended = call.shared().sessions.reset(&call.key).await;
+    call.shared().roll.strike(&call.key);
+    match ended.map_err(|error| Fault::from(&error))? {
+        Reset::Nothing => return Err(none()),
+        Reset::Ended => {}
+    }
+    let response = if call.address.operation == Operation::StopSession {
+        let text = format!(
+            "Session {} in pool {} has been stopped.\n",
+            call.identifier, call.key.pool
+        );
+        let mut response = Response::new(Body::from(text));
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, plain);
+        response
+    } else {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        response
+    };
+    Ok(Answer {
+        response,
+        owed: None,
+        session: "none",
+    })
+}
+
+/// The sessions of this principal whose identifiers this server has served: the engine knows no identifiers.
+pub(super) async fn list(
+    rest: &Rest,
+    pool: &PoolName,
+    principal: &Principal,
+    address: &Address,
+    base: &str,
+) -> Result<Answer, Fault> {
+    let known = rest.shared.roll.of(pool, principal);
+    let looked = stream::iter(known).map(|conversation| looked_at(rest, pool, principal, conversation));
+    let all: Vec<Value> = looked
+        .buffered(LOOKS)
+        .filter_map(async |found| found)
+        .collect()
+        .await;
+    let skip = address.query.skip.min(all.len());
+    let page: Vec<Value> = all[skip..].iter().take(PAGE).cloned().collect();
+    let next = skip + page.len();
+    let version = address
+        .query
+        .version
+        .as_deref()
+        .map(|version| format!("api-version={version}&"))
+        .unwrap_or_default();
+    let path = if address.operation == Operation::Sessions {
+        ".management/listSessions"
+    } else {
+        "listSessions"
+    };
+    let link = (next < all.len()).then(|| format!("{base}/{path}?{version}skip={next}"));
+    let body = json!({ "value": page, "sessions": page, "count": page.len(), "nextLink": link });
+    Ok(Answer {
+        response: json(body.to_string()),
+        owed: None,
+        session: "none",
+    })
+}
+
+async fn looked_at(
+    rest: &Rest,
+    pool: &PoolName,
+    principal: &Principal,
+    conversation: ConversationId,
+) -> Option<Value> {
+    let key = SessionKey {
+        pool: pool.clone(),
+        principal: principal.clone(),
+        conversation,
+    };
+    match rest.shared.sessions.look(&key).await {
+        Ok(Some(session)) => seen(rest, key.conversation.as_str(), &session).await,
+        Ok(None) => {
+            rest.shared.roll.strike(&key);
+            None
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a session cannot be looked at");
+            None
+        }
+    }
+}
+
+/// What a pool is. Only a sandbox knows what its image holds: one is asked, once in a server's life.
+pub(super) async fn pool(rest: &Rest, name: &PoolName, principal: &Principal) -> Result<Answer, Fault> {
+    let (_, config) = rest.pool(name.as_str())?;
+    let contents = rest.shared.roll.contents(name);
+    let contents = contents
+        .get_or_try_init(|| contents_of(rest, name, principal))
+        .await?;
+    let started = rest
+        .shared
+        .started
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let started = time(u64::try_from(started.as_millis()).unwrap_or(u64::MAX));
+    let mut body = contents.clone();
+    body["createdAt"] = started.as_str().into();
+    body["lastUpdatedAt"] = started.into();
+    let limits = &rest.shared.config.limits;
+    body["greenroom"] = json!({
+        "limits": {
+            "executionSeconds": config.run_timeout_max.as_secs(),
+            "defaultExecutionSeconds": config.run_timeout.as_secs(),
+            "outputBytes": super::executions::STREAM_BYTES,
+            "requestBytes": limits.request.bytes(),
+            "uploadBytes": rest.shared.config.links.upload.bytes(),
+            "sessions": config.max,
+            "idleSeconds": config.idle.as_secs(),
+            "lifetimeSeconds": config.lifetime.as_secs(),
+        },
+        "capabilities": ["shell", "asynchronous", "stream", "range", "put", "stopSession"],
+        "languages": config.languages.iter().map(Language::as_str).collect::<Vec<_>>(),
+    });
+    Ok(Answer {
+        response: json(body.to_string()),
+        owed: None,
+        session: "none",
+    })
+}
+
+async fn contents_of(rest: &Rest, pool: &PoolName, principal: &Principal) -> Result<Value, Fault> {
+    let conversation = mcp_id(rest)?;
+    let key = SessionKey {
+        pool: pool.clone(),
+        principal: principal.clone(),
+        conversation,
+    };
+    let (_, config) = rest.pool(pool.as_str())?;
+    let terms = Terms {
+        idle: GLANCE,
+        lifetime: config.lifetime,
+        provenance: Provenance::JustMinted,
+    };
+    let session = rest
+        .shared
+        .sessions
+        .open(&key, terms)
+        .await
+        .map_err(|error| Fault::from(&error))?;
+    let asked = async {
+        let hello = session.guest.hello().await?;
+        Ok((hello, session.guest.packages().await?))
+    };
+    let asked: Result<_, crate::guest::GuestError> = asked.await;
+    if let Err(error) = rest.shared.sessions.reset(&key).await {
+        tracing::debug!(%error, "a sandbox that was asked what it holds ends by itself");
+    }
+    let (hello, packages) = asked.map_err(|error| Fault::from(&error))?;
+    let version = |language: Language| {
+        let kernel = hello.kernels.iter().find(|kernel| kernel.language == language);
+        kernel.and_then(|kernel| kernel.version.clone())
+    };
+    let runtimes: Vec<Value> = config
+        .languages
+        .iter()
+        .map(|language| json!({ "name": language.as_str(), "version": number(&version(*language).unwrap_or_default()) }))
+        .collect();
+    let installed: Vec<Value> = packages
+        .packages
+        .iter()
+        .filter(|package| package.kind == "python")
+        .map(|package| json!({ "name": package.name, "version": package.version }))
+        .collect();
+    let mut body = json!({ "runtimes": runtimes, "preInstalledPackages": installed });
+    if let Some(python) = version(Language::Python) {
+        let ipython = python.split_once("IPython ").map_or("", |(_, version)| version);
+        body["jupyterKernel"] = json!({ "name": "python3", "version": ipython, "projectUrl": "https://ipython.org",
+            "description": "IPython kernel" });
+    }
+    Ok(body)
+}
+
+/// An id that nobody else has.
+fn mcp_id(rest: &Rest) -> Result<ConversationId, Fault> {
+    crate::mcp::mint(&rest.shared.secret).map_err(|_| {
+        Fault::new(
+            Code::SandboxUnavailable,
+            "the operating system gave no random bytes",
+        )
+    })
+}
+
+/// The first word that begins with a digit: `3.13.5` of `Python 3.13.5, IPython 9.1.0`.
+fn number(version: &str) -> &str {
+    let mut words = version.split([' ', ',']);
+    words
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_numbers() {
+        for (text, version) in [
+            ("Python 3.13.5, IPython 9.1.0", "3.13.5"),
+            ("5.2.37(1)-release", "5.2.37(1)-release"),
+            ("", ""),
+        ] {
+            assert_eq!(number(text), version);
+        }
+    }
+}

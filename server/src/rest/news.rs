@@ -1,0 +1,128 @@
+//! What a caller must hear of its session beside the answer itself, in words for programs.
+
+use chrono::{DateTime, SecondsFormat};
+use greenroom_protocol::{FilesFate, RestartReason, Standing};
+use serde::Serialize;
+
+/// The added member `greenroom`: there only where there is something to tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct News {
+    /// `new` or `restarted`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) session: Option<&'static str>,
+    /// Why the earlier sandbox is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<&'static str>,
+    /// What became of its files: `kept`, `gone`, `refused`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) files: Option<&'static str>,
+    /// When kept files were as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) files_as_of: Option<String>,
+    /// `restarted`, where variables were lost with a kernel and the sandbox goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kernel: Option<&'static str>,
+    /// What processes that were left behind had printed since the last run.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) late: String,
+}
+
+impl News {
+    pub(crate) fn of(standing: &Standing) -> Self {
+        let (reason, files) = match standing {
+            Standing::Existing => return Self::default(),
+            Standing::New => {
+                return Self {
+                    session: Some("new"),
+                    ..Self::default()
+                };
+            }
+            Standing::Restarted { reason, files } => (*reason, *files),
+        };
+        let (fate, as_of) = match files {
+            FilesFate::Gone => ("gone", None),
+            FilesFate::Kept { as_of_ms, .. } => ("kept", Some(time(as_of_ms))),
+            FilesFate::Refused { .. } => ("refused", None),
+        };
+        Self {
+            session: Some("restarted"),
+            reason: Some(word(reason)),
+            files: Some(fate),
+            files_as_of: as_of,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The value of `x-greenroom-session`.
+pub(crate) fn header(standing: &Standing) -> String {
+    match standing {
+        Standing::New => "new".to_owned(),
+        Standing::Existing => "existing".to_owned(),
+        Standing::Restarted { reason, .. } => format!("restarted ({})", word(*reason)),
+    }
+}
+
+fn word(reason: RestartReason) -> &'static str {
+    match reason {
+        RestartReason::Idle => "idle",
+        RestartReason::Lifetime => "lifetime",
+        RestartReason::Reset => "reset",
+        RestartReason::Evicted => "evicted",
+        RestartReason::OutOfMemory => "out_of_memory",
+        RestartReason::EndedInside => "ended_inside",
+        RestartReason::Removed => "removed",
+        RestartReason::Unresponsive => "unresponsive",
+        RestartReason::NoLongerOnRecord => "no_longer_on_record",
+    }
+}
+
+/// Milliseconds since 1970 as RFC 3339 in UTC. What cannot be is 1970: it may come from inside.
+pub(crate) fn time(ms: u64) -> String {
+    let time = i64::try_from(ms).ok().and_then(DateTime::from_timestamp_millis);
+    time.unwrap_or_default()
+        .to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_news_is_told() {
+        let restarted = |files| Standing::Restarted {
+            reason: RestartReason::Idle,
+            files,
+        };
+        let kept = FilesFate::Kept {
+            as_of_ms: 1_700_000_000_123,
+            left_out: 0,
+        };
+        for (standing, told, header_says) in [
+            (Standing::Existing, json!({}), "existing"),
+            (Standing::New, json!({ "session": "new" }), "new"),
+            (
+                restarted(FilesFate::Gone),
+                json!({ "session": "restarted", "reason": "idle", "files": "gone" }),
+                "restarted (idle)",
+            ),
+            (
+                restarted(kept),
+                json!({ "session": "restarted", "reason": "idle", "files": "kept", "filesAsOf": "2023-11-14T22:13:20.123Z" }),
+                "restarted (idle)",
+            ),
+        ] {
+            assert_eq!(serde_json::to_value(News::of(&standing)).unwrap(), told);
+            assert_eq!(header(&standing), header_says);
+        }
+        assert!(News::of(&Standing::Existing).is_none() && !News::of(&Standing::New).is_none());
+        assert_eq!(time(u64::MAX), "1970-01-01T00:00:00.000Z");
+    }
+}
