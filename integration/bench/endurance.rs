@@ -35,11 +35,8 @@ pub(crate) async fn take_over(report: &mut Report, effort: Effort) -> Result<()>
         let start = Instant::now();
         let answer = other.python(&conversation, "mark").await?;
         times.push(start.elapsed());
-        ensure!(
-            answer.result() == n.to_string() && answer.session() == "existing",
-            "{}",
-            answer.text
-        );
+        let existing = answer.session() == "existing";
+        ensure!(existing && answer.result() == n.to_string(), "{}", answer.text);
         first.restart().await?;
     }
     report.times("take-over after SIGKILL, by another server", &times, "≤ 150 ms");

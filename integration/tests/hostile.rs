@@ -216,3 +216,42 @@ async fn endless_output_is_counted_not_kept() -> Result<()> {
     client.close().await?;
     greenroom.finish().await
 }
+
+/// A sandbox whose kernel hangs answers nobody, its engine included.
+#[tokio::test]
+async fn a_sandbox_that_hangs_is_replaced_and_leaves_nothing() -> Result<()> {
+    let (greenroom, client) = fresh(&Config {
+        warm: 0,
+        ..Config::default()
+    })
+    .await?;
+    client.python("hangs-in-its-kernel", "x = 1").await?;
+    let docker = Docker::connect().await?;
+    let id = docker
+        .ids(greenroom.deployment())
+        .await?
+        .pop_first()
+        .context("a sandbox")?;
+    let state = docker.api().inspect_container(&id, None).await?.state;
+    let pid = state.and_then(|state| state.pid).context("it runs")?;
+    let stopped = std::process::Command::new("kill")
+        .args(["-STOP", &pid.to_string()])
+        .status()?;
+    assert!(stopped.success());
+    // The first may be answered before it is certain that nobody will.
+    let mut said = String::new();
+    for _ in 0..4 {
+        let after = client.python("hangs-in-its-kernel", "'x' in dir()").await?;
+        said += &after.text;
+        if after.result() == "False" {
+            break;
+        }
+        assert_ne!(after.result(), "True", "{}", after.text);
+    }
+    assert!(
+        said.contains("session: restarted") && said.contains("result:\nFalse"),
+        "{said}"
+    );
+    client.close().await?;
+    greenroom.finish().await
+}

@@ -26,12 +26,13 @@ async fn a_conversation_is_new_once_and_exists_from_then_on() {
     let (one, two) = (Server::start(&engine, "one"), Server::start(&engine, "two"));
     let first = one.open("tea").await;
     assert_eq!(first.standing, Standing::New);
-    assert_eq!(run(&first, "r1", "print a").await.unwrap(), Standing::New);
-    // Until somebody was told it stays new, on every server.
+    // Until somebody was told, or has used it, it stays new, on every server.
     assert_eq!(one.open("tea").await.standing, Standing::New);
     let elsewhere = two.open("tea").await;
     assert_eq!(elsewhere.standing, Standing::New);
     assert_eq!(elsewhere.guest.id(), first.guest.id());
+    assert_eq!(run(&first, "r1", "print a").await.unwrap(), Standing::New);
+    assert_eq!(two.open("tea").await.standing, Standing::Existing, "the run left something");
     elsewhere.told(&elsewhere.standing).await.unwrap();
     assert_eq!(one.open("tea").await.standing, Standing::Existing);
     // A hot call asks nobody.

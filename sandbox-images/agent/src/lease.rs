@@ -45,6 +45,8 @@ enum State {
 struct Bound {
     key: KeyDigest,
     standing: Standing,
+    /// Whether a run, tunnel or transfer has begun.
+    used: bool,
     bound_at: Instant,
     idle: Duration,
     lifetime: Duration,
@@ -134,13 +136,14 @@ impl Lease {
                     bound.standing = news;
                 }
                 self.revision += 1;
-                return Ok(bound.standing.clone());
+                return Ok(bound.said());
             }
             State::Unbound { .. } => {}
         }
         self.state = State::Bound(Bound {
             key: request.key.clone(),
             standing: news.clone(),
+            used: false,
             bound_at: now,
             idle: millis(request.idle_ms),
             lifetime: millis(request.lifetime_ms),
@@ -163,14 +166,16 @@ impl Lease {
 
     /// A look that holds nothing open: what the caller must hear, as long as there is a session.
     pub(crate) fn standing(&mut self, now: Instant) -> Result<Standing, LeaseError> {
-        Ok(self.bound(now)?.standing.clone())
+        Ok(self.bound(now)?.said())
     }
 
     /// A run, tunnel or transfer begins; [`closed`](Self::closed) must follow.
     pub(crate) fn opened(&mut self, now: Instant) -> Result<Standing, LeaseError> {
         let bound = self.bound(now)?;
         bound.open += 1;
-        Ok(bound.standing.clone())
+        let said = bound.said();
+        bound.used = true;
+        Ok(said)
     }
 
     /// A run, tunnel or transfer is over.
@@ -240,7 +245,7 @@ impl Lease {
                 let (at, ends_by) = bound.end(now);
                 LeaseState::Bound(LeaseView {
                     key: bound.key.clone(),
-                    standing: bound.standing.clone(),
+                    standing: bound.said(),
                     age_ms: whole_ms(now - bound.bound_at),
                     idle_ms: whole_ms(bound.idle_for(now)),
                     ends_in_ms: whole_ms(at - now),
@@ -267,6 +272,15 @@ impl Lease {
 }
 
 impl Bound {
+    /// What a caller must hear. One that finds something from earlier here is not told that there is nothing, even if
+    /// the answer never arrived that said `new`.
+    fn said(&self) -> Standing {
+        match &self.standing {
+            Standing::New if self.used => Standing::Existing,
+            standing => standing.clone(),
+        }
+    }
+
     fn idle_for(&self, now: Instant) -> Duration {
         if self.open > 0 {
             Duration::ZERO
@@ -414,11 +428,11 @@ mod tests {
                 &[
                     (0, Grant('a', 10), "new"),
                     (5, Opened, "new"),
-                    (6, Opened, "new"),
+                    (6, Opened, "existing"),
                     (20, Closed, "ok"),
-                    (60, Look, "new"),
+                    (60, Look, "existing"),
                     (60, Closed, "ok"),
-                    (69, Look, "new"),
+                    (69, Look, "existing"),
                     (70, Look, "idle"),
                 ],
             ),
@@ -427,8 +441,8 @@ mod tests {
                 &[
                     (1, Grant('a', 1000), "new"),
                     (50, Opened, "new"),
-                    (99, Grant('a', 1000), "new"),
-                    (100, Look, "new"),
+                    (99, Grant('a', 1000), "existing"),
+                    (100, Look, "existing"),
                     (101, Look, "lifetime"),
                     (101, Closed, "ok"),
                 ],
@@ -482,6 +496,12 @@ mod tests {
         let files = FilesFate::Gone;
         let restarted =
             |reason: Option<RestartReason>| reason.map(|reason| Standing::Restarted { reason, files });
+        // Not even work in it keeps a loss from being told that nobody has heard of.
+        let mut used = Lease::new(UNBOUND, now);
+        used.grant(&request('a', 9, None), now).unwrap();
+        used.opened(now).unwrap();
+        assert_eq!(used.standing(now), Ok(Standing::Existing));
+        assert_eq!(used.grant(&request('a', 9, idle), now).ok(), restarted(idle));
         for (first, told, second, standing) in [
             (None, false, idle, restarted(idle)),
             (None, true, idle, Some(Standing::Existing)),

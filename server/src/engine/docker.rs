@@ -234,10 +234,34 @@ impl DockerEngine {
     }
 
     /// Removes a container by force, with its anonymous volumes.
+    /// A sandbox whose kernel hangs cannot be ended through it, and holds the engine up: on this machine its processes
+    /// are killed then, and the engine is asked once more.
     async fn remove(&self, container: &str, paused: bool) -> Result<(), EngineError> {
         if paused {
             self.unfreeze(container).await;
         }
+        match self.try_to_remove(container).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.end_from_outside(container, error)?;
+                self.try_to_remove(container).await
+            }
+        }
+    }
+
+    /// Kills the processes of a sandbox that the engine has not ended in time. Any other failure is passed on.
+    fn end_from_outside(&self, container: &str, failure: EngineError) -> Result<(), EngineError> {
+        if !self.local || !matches!(failure, EngineError::Timeout { .. }) {
+            return Err(failure);
+        }
+        tracing::warn!(container, "a sandbox that hangs is killed from outside");
+        self.leftovers.kill(container).map_err(|error| {
+            tracing::warn!(container, %error, "its processes could not be found");
+            failure
+        })
+    }
+
+    async fn try_to_remove(&self, container: &str) -> Result<(), EngineError> {
         let options = RemoveContainerOptionsBuilder::default()
             .force(true)
             .v(true)
@@ -428,8 +452,9 @@ impl Engine for DockerEngine {
                 .docker
                 .kill_container(&container, None::<KillContainerOptions>);
             match call::KILL.run(kill).await {
-                Err(failure) if !matches!(failure.status(), Some(404 | 409)) => return Err(failure.into()),
-                Ok(()) | Err(_) => {}
+                Ok(()) => {}
+                Err(failure) if matches!(failure.status(), Some(404 | 409)) => {}
+                Err(failure) => self.end_from_outside(&container, failure.into())?,
             }
         }
         Ok(())

@@ -93,6 +93,20 @@ impl GuestError {
         }
     }
 
+    /// Whether the sandbox may hang: the engine has it, and no channel into it comes up, or nobody answers there.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        match self {
+            Self::Timeout { .. } | Self::Lost(Lost::NoRelay { .. }) => true,
+            Self::Lost(Lost::Engine(error)) => matches!(**error, EngineError::Timeout { .. }),
+            Self::Lost(Lost::Broke(_))
+            | Self::Ended(_)
+            | Self::Refused(_)
+            | Self::Protocol(_)
+            | Self::Generation { .. } => false,
+        }
+    }
+
     /// Whether the sandbox is over for certain.
     #[must_use]
     pub fn is_over(&self) -> bool {

@@ -198,12 +198,13 @@ impl Opening {
     ) -> Result<Asked, OpenError> {
         let guest = match self.shared.reach(&self.name, id).await {
             Ok(guest) => guest,
+            Err(error) if error.is_silence() => return self.give_up(id).await,
             Err(error) if error.is_gone() => return Ok(Asked::Over(Some(error))),
             Err(error) => return Err(error.into()),
         };
         let hello = match greet(&guest).await {
             Ok(hello) => hello,
-            Err(GuestError::Timeout { .. }) => return self.give_up(id).await,
+            Err(error) if error.is_silence() => return self.give_up(id).await,
             Err(error) if error.is_gone() => return Ok(Asked::Over(Some(error))),
             Err(error) => return Err(error.into()),
         };
@@ -376,22 +377,27 @@ impl Opening {
         Ok(Asked::Over(None))
     }
 
-    /// A sandbox answers no hello, though its relay is connected. Where another one answers it is the
-    /// sandbox that hangs and not the host or the engine, and it is ended.
+    /// No channel into a sandbox comes up, or nobody answers there. Where one comes up and somebody answers in
+    /// another one, it is the sandbox that hangs and not the host or the engine, and it is ended.
     async fn give_up(&mut self, id: &SandboxId) -> Result<Asked, OpenError> {
-        let answers = match self.shared.table.another(id) {
-            Some(other) => other.hello().await.is_ok(),
+        let other = match self.shared.table.another(id) {
+            Some(other) => other.id().clone(),
             None => {
                 let claim = self.claim().await?;
-                let answers = claim.guest().hello().await.is_ok();
+                let other = claim.guest().id().clone();
                 self.hand = Some(claim);
-                answers
+                other
             }
+        };
+        // A channel that is open proves nothing about an engine that opens none.
+        let answers = match Guest::connect(Arc::clone(&self.shared.engine), other).await {
+            Ok(guest) => guest.hello().await.is_ok(),
+            Err(_) => false,
         };
         if !answers {
             return Err(OpenError::Silent);
         }
-        tracing::warn!(session = self.name.short(), sandbox = %id, "answers no hello while another does: ended");
+        tracing::warn!(session = self.name.short(), sandbox = %id, "hangs, while another answers: ended");
         self.know(id, Some(RestartReason::Unresponsive));
         // Not destroyed: should this server die before it has told of the loss, the next one finds it on record.
         self.shared.engine.end(id).await?;

@@ -25,7 +25,7 @@ pub(super) const EXEC: Call = Call::new("open a channel", 20);
 pub(super) const RENAME: Call = Call::new("rename a sandbox", 10);
 pub(super) const UNPAUSE: Call = Call::new("unpause a sandbox", 10);
 /// The engine waits for the process to be gone.
-pub(super) const KILL: Call = Call::new("end a sandbox", 30);
+pub(super) const KILL: Call = Call::new("end a sandbox", 15);
 /// Removing kills first, for which the engine allows itself 10 s.
 pub(super) const REMOVE: Call = Call::new("remove a sandbox", 30);
 /// Unpacking and committing write to the disk as much as the agent is large.

@@ -94,6 +94,13 @@ impl Leftovers {
         Ok(found)
     }
 
+    /// Kills what is in a container's cgroups, and its shims. The engine notices, and clears up behind them.
+    pub(super) fn kill(&self, container: &str) -> io::Result<()> {
+        let on_disk = self.on_disk()?;
+        kill_all(container, on_disk.get(container).map_or(&[], Vec::as_slice));
+        Ok(())
+    }
+
     /// Removes the parent where nothing is in it any more; where something is, the kernel refuses. A start
     /// that races with this fails once and is tried again.
     pub(super) fn remove_parent(&self) {
@@ -124,16 +131,20 @@ impl Leftovers {
 /// Kills everything in these cgroups and the shims of that container, and removes the directories. A
 /// directory whose processes are still dying stays, and is met again by the next sweep.
 pub(super) fn end(container: &str, directories: &[PathBuf]) {
-    for directory in directories {
-        let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).for_each(kill);
-    }
-    shims(container).into_iter().for_each(kill);
+    kill_all(container, directories);
     for directory in directories {
         if let Err(error) = fs::remove_dir(directory) {
             tracing::debug!(container, %error, "a cgroup without an owner is still busy");
         }
     }
+}
+
+fn kill_all(container: &str, directories: &[PathBuf]) {
+    for directory in directories {
+        let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).for_each(kill);
+    }
+    shims(container).into_iter().for_each(kill);
 }
 
 fn kill(pid: i32) {

@@ -124,6 +124,11 @@ fn going_on(transcript: &Transcript) -> String {
     );
     match &transcript.stage {
         Stage::Queued { behind: Some(ahead) } => queued(transcript, ahead, &follow),
+        Stage::Queued { behind: None } if transcript.standing.is_none() => format!(
+            "the sandbox has not answered, so the run may not have begun. {} shows whether it has; if the sandbox stays silent, \
+             the next execute_code gets a fresh one and says so",
+            capital(&follow)
+        ),
         Stage::Queued { behind: None } => {
             format!("the run is about to start. For its output call {follow}; cancel_run stops it")
         }
