@@ -32,7 +32,11 @@ async fn a_conversation_is_new_once_and_exists_from_then_on() {
     assert_eq!(elsewhere.standing, Standing::New);
     assert_eq!(elsewhere.guest.id(), first.guest.id());
     assert_eq!(run(&first, "r1", "print a").await.unwrap(), Standing::New);
-    assert_eq!(two.open("tea").await.standing, Standing::Existing, "the run left something");
+    assert_eq!(
+        two.open("tea").await.standing,
+        Standing::Existing,
+        "the run left something"
+    );
     elsewhere.told(&elsewhere.standing).await.unwrap();
     assert_eq!(one.open("tea").await.standing, Standing::Existing);
     // A hot call asks nobody.

@@ -275,9 +275,10 @@ impl Bound {
     /// What a caller must hear. One that finds something from earlier here is not told that there is nothing, even if
     /// the answer never arrived that said `new`.
     fn said(&self) -> Standing {
-        match &self.standing {
-            Standing::New if self.used => Standing::Existing,
-            standing => standing.clone(),
+        if self.used && self.standing == Standing::New {
+            Standing::Existing
+        } else {
+            self.standing.clone()
         }
     }
 
