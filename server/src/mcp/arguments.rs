@@ -1,6 +1,9 @@
 //! Arguments of a call, parsed once into types: everything behind this file knows that they hold.
 
-use std::{fmt, time::Duration};
+mod azure;
+mod path;
+
+use std::time::Duration;
 
 use base64::{
     Engine as _,
@@ -8,11 +11,12 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use bytes::Bytes;
-use greenroom_protocol::{Language, RunId, WORK_DIR, limits};
+use greenroom_protocol::{Language, RunId, limits};
 use greenroom_tool_schemas::{self as schemas, Definition, Encoding, ToolName};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+pub(super) use self::path::WorkPath;
 use crate::{
     config::{Limits, PoolConfig, Size},
     error::Failure,
@@ -135,67 +139,6 @@ pub(super) enum Waiting {
     NotAtAll,
 }
 
-/// A path below the work directory, relative, in UTF-8, without `..` or NUL. Where it really leads, symbolic
-/// links included, is the agent's to check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct WorkPath(String);
-
-impl WorkPath {
-    /// Reads a path, relative to the work directory or absolute and below it.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        if text.len() > limits::PATH_BYTES {
-            return Err(format!(
-                "a path has at most {} bytes, this one has {}",
-                limits::PATH_BYTES,
-                text.len()
-            ));
-        }
-        if text.contains('\0') {
-            return Err("a path has no NUL character".to_owned());
-        }
-        let relative = match text.strip_prefix(WORK_DIR) {
-            Some("") => "",
-            Some(rest) if rest.starts_with('/') => rest,
-            _ if text.starts_with('/') => {
-                return Err(format!(
-                    "files are below {WORK_DIR} only; {:?} is not",
-                    shown(text)
-                ));
-            }
-            _ => text,
-        };
-        let mut parts = Vec::new();
-        for part in relative.split('/') {
-            match part {
-                "" | "." => {}
-                ".." => return Err(format!("a path has no \"..\"; {:?} does", shown(text))),
-                part if part.len() > limits::NAME_BYTES => {
-                    return Err(format!(
-                        "a name in a path has at most {} bytes, one has {}",
-                        limits::NAME_BYTES,
-                        part.len()
-                    ));
-                }
-                part => parts.push(part),
-            }
-        }
-        Ok(Self(parts.join("/")))
-    }
-
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for WorkPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// A call's arguments as they came, without what counts as left out.
 #[derive(Clone, Debug)]
 pub(super) struct Arguments<'a> {
@@ -291,8 +234,8 @@ impl<'a> Arguments<'a> {
             }
             ToolName::SessionInfo => self.read().map(|schemas::SessionInfo {}| Request::Info),
             ToolName::LaunchShell => self.read().map(|schemas::LaunchShell {}| Request::Launch),
-            ToolName::RunPythonCode => azure_code(self.read()?, pool, limits).map(Request::Execute),
-            ToolName::RunShellCommand => azure_command(self.read()?, pool, limits).map(Request::Execute),
+            ToolName::RunPythonCode => azure::code(self.read()?, pool, limits).map(Request::Execute),
+            ToolName::RunShellCommand => azure::command(self.read()?, pool, limits).map(Request::Execute),
         }
     }
 
@@ -363,66 +306,6 @@ fn execute(args: schemas::ExecuteCode, pool: &PoolConfig, limits: &Limits) -> Re
         chars,
         form: Form::Text,
     })
-}
-
-fn azure_code(args: schemas::RunPythonCode, pool: &PoolConfig, limits: &Limits) -> Result<Execute, Failure> {
-    azure(
-        args.python_code,
-        Language::Python,
-        args.timeout_seconds,
-        pool,
-        limits,
-    )
-}
-
-fn azure_command(
-    args: schemas::RunShellCommand,
-    pool: &PoolConfig,
-    limits: &Limits,
-) -> Result<Execute, Failure> {
-    let command = match (args.shell_command, args.exec_command_and_args) {
-        (Some(command), None) => command,
-        (None, Some(words)) if !words.is_empty() => words
-            .iter()
-            .map(|word| quoted(word))
-            .collect::<Vec<_>>()
-            .join(" "),
-        _ => {
-            return Err(Failure::bad_argument(
-                "one of shellCommand and execCommandAndArgs is needed, not both".to_owned(),
-            ));
-        }
-    };
-    azure(command, Language::Bash, args.timeout_seconds, pool, limits)
-}
-
-/// Azure's calls have fewer wishes than ours.
-fn azure(
-    code: String,
-    language: Language,
-    timeout_seconds: Option<u64>,
-    pool: &PoolConfig,
-    limits: &Limits,
-) -> Result<Execute, Failure> {
-    let args = schemas::ExecuteCode {
-        code,
-        language: None,
-        timeout_seconds,
-        background: None,
-        max_output_chars: None,
-    };
-    let execute = execute(args, pool, limits)?;
-    let form = Form::Azure;
-    Ok(Execute {
-        language,
-        form,
-        ..execute
-    })
-}
-
-/// A word that a shell takes as it is.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Which languages there are is the image's to say: the agent refuses what it lacks, and names what it has.
@@ -612,7 +495,7 @@ mod tests {
                 json!({"path": "/mnt/data/a//./b", "content": "aGk", "encoding": "base64", "append": true})
             ),
             Ok(Request::Upload {
-                path: WorkPath("a/b".into()),
+                path: WorkPath::parse("a/b").unwrap(),
                 content: "hi".into(),
                 mode: WriteMode::Append
             })
@@ -624,7 +507,7 @@ mod tests {
         };
         assert!(content.is_empty());
         for content in [json!({"path": "a"}), json!({"path": "a", "content": null})] {
-            let path = WorkPath("a".into());
+            let path = WorkPath::parse("a").unwrap();
             assert_eq!(
                 read(ToolName::UploadFile, content),
                 Ok(Request::UploadLink { path })
@@ -633,7 +516,7 @@ mod tests {
         assert_eq!(
             read(ToolName::DownloadFile, json!({"path": "a", "link": "true"})),
             Ok(Request::DownloadLink {
-                path: WorkPath("a".into())
+                path: WorkPath::parse("a").unwrap()
             })
         );
         assert_eq!(
@@ -642,7 +525,7 @@ mod tests {
                 json!({"path": "/mnt/data", "recursive": true})
             ),
             Ok(Request::List {
-                path: WorkPath(String::new()),
+                path: WorkPath::parse("").unwrap(),
                 depth: Depth::All
             })
         );
@@ -673,7 +556,7 @@ mod tests {
         assert_eq!(
             read(ToolName::DeleteFile, json!({"path": "a"})),
             Ok(Request::Delete {
-                path: WorkPath("a".into())
+                path: WorkPath::parse("a").unwrap()
             })
         );
     }
