@@ -51,6 +51,30 @@ pub(crate) async fn hot(report: &mut Report, effort: Effort) -> Result<()> {
     greenroom.finish().await
 }
 
+/// The same over REST, in each dialect.
+pub(crate) async fn programs(report: &mut Report, effort: Effort) -> Result<()> {
+    let greenroom = Greenroom::start(&Config::default()).await?;
+    let http = reqwest::Client::new();
+    for (path, body) in [
+        ("executions", r#"{"code":"1+1"}"#),
+        ("code/execute", r#"{"properties":{"code":"1+1"}}"#),
+    ] {
+        let url = greenroom.url(&format!("/pools/python/{path}?identifier=bench-hot-calls"));
+        let mut times = Vec::new();
+        for n in 0..effort.hot + 20 {
+            let start = Instant::now();
+            let answer = http.post(&url).body(body).send().await?.text().await?;
+            let took = start.elapsed();
+            ensure!(answer.contains("\"executionResult\":2"), "{answer}");
+            if n >= 20 {
+                times.push(took);
+            }
+        }
+        report.times(format!("hot REST {path}, python 1+1"), &times, "≤ 5 ms");
+    }
+    greenroom.finish().await
+}
+
 /// The first call of a new conversation, served from the warm pool.
 pub(crate) async fn fresh(report: &mut Report, effort: Effort) -> Result<()> {
     let greenroom = Greenroom::start(&Config {

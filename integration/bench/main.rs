@@ -45,6 +45,9 @@ async fn main() -> Result<()> {
         latency::boots(&mut report, effort).await?;
         latency::burst(&mut report).await?;
     }
+    if wanted("rest") {
+        latency::programs(&mut report, effort).await?;
+    }
     if wanted("load") {
         load::processes(&mut report, effort).await?;
         load::many(&mut report, effort).await?;
