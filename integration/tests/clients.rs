@@ -1,4 +1,5 @@
-//! Real MCP clients, each telling the same story: the scripts under `integration/clients/`, against one server.
+//! Real clients, each telling the same story or, over REST, one of its own: the scripts under `integration/clients/`,
+//! against one server.
 
 use std::{
     env, fs,
@@ -16,12 +17,13 @@ use tokio::{
 };
 
 /// Scripts, each with the folder of packages that it needs.
-const SCRIPTS: [(&str, &str); 9] = [
+const SCRIPTS: [(&str, &str); 10] = [
     ("python", "python/mcp_sdk.py"),
     ("python", "python/fastmcp_client.py"),
     ("python", "python/openai_agents.py"),
     ("python", "python/pydantic_ai_client.py"),
     ("python-langchain", "python-langchain/langchain_client.py"),
+    ("python-sessions", "python-sessions/azure_sessions.py"),
     ("node", "node/sdk_v1.mjs"),
     ("node", "node/sdk_v2.mjs"),
     ("node", "node/langchain.mjs"),
@@ -35,7 +37,7 @@ const IN_TIME: Duration = Duration::from_secs(240);
 async fn every_client_tells_the_story() -> Result<()> {
     let packages = packages();
     ensure!(
-        packages.join("python-langchain/stamp").is_file(),
+        packages.join("python-sessions/stamp").is_file(),
         "the clients are not installed: type `scripts/test-clients`"
     );
     let greenroom = Greenroom::start(&Config {
