@@ -112,6 +112,38 @@ fn schemas_are_closed_and_clean() {
     }
 }
 
+/// What is left for hosts that know a part of JSON Schema, such as Gemini's, once they have dropped
+/// `additionalProperties`: nothing but these words.
+#[test]
+fn a_schema_says_little_but_what_every_host_knows() {
+    fn check(at: &str, schema: &Value) {
+        const KNOWN: [&str; 9] = [
+            "type",
+            "description",
+            "properties",
+            "required",
+            "enum",
+            "items",
+            "minimum",
+            "maximum",
+            "additionalProperties",
+        ];
+        let schema = schema.as_object().unwrap();
+        for key in schema.keys() {
+            assert!(KNOWN.contains(&key.as_str()), "{at}: {key}");
+        }
+        for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            check(&format!("{at}.{name}"), property);
+        }
+        if let Some(items) = schema.get("items") {
+            check(&format!("{at}[]"), items);
+        }
+    }
+    for tool in definitions() {
+        check(tool.name.as_str(), &Value::Object(tool.input_schema.clone()));
+    }
+}
+
 #[test]
 fn a_pool_is_an_argument_only_where_there_is_a_choice() {
     for name in ToolName::FULL {

@@ -4,6 +4,7 @@ import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { SSEClientTransport } from "@modelcontextprotocol/sdk/client/sse.js";
 import { StdioClientTransport } from "@modelcontextprotocol/sdk/client/stdio.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
+import { Ajv } from "ajv";
 import { answer, givingUp, sse, stdio, story, url } from "./story.mjs";
 
 async function connect(transport) {
@@ -26,6 +27,12 @@ for (const [name, transport] of [
   await givingUp(name, call);
   await client.close();
 }
+
+// The validator that is inside of the SDK, at its strictest: it throws where it would complain.
+const lister = await connect(new StreamableHTTPClientTransport(new URL(url)));
+const ajv = new Ajv({ strict: true, validateSchema: true });
+for (const tool of (await lister.listTools()).tools) ajv.compile(tool.inputSchema);
+await lister.close();
 
 async function once(conversation, use) {
   const [command, args] = stdio(conversation);
