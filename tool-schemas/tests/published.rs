@@ -132,7 +132,12 @@ fn a_schema_says_little_but_what_every_host_knows() {
         for key in schema.keys() {
             assert!(KNOWN.contains(&key.as_str()), "{at}: {key}");
         }
-        for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        for (name, property) in schema
+            .get("properties")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
             check(&format!("{at}.{name}"), property);
         }
         if let Some(items) = schema.get("items") {

@@ -70,6 +70,18 @@ pub(crate) fn carries(pid: i32, tag: &[u8]) -> bool {
         .is_ok_and(|environ| environ.split(|&byte| byte == 0).any(|entry| entry == tag))
 }
 
+/// Whether this process ignores SIGINT. Where that cannot be seen it does not.
+pub(crate) fn ignores_interrupts() -> bool {
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| ignored(&status, 2))
+}
+
+/// Whether a signal is among those that the text of `/proc/PID/status` calls ignored.
+fn ignored(status: &str, signal: u32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
 /// Resident bytes of a process, if it can be seen.
 pub(crate) fn resident(pid: i32) -> Option<u64> {
     kib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:")
@@ -125,6 +137,13 @@ mod tests {
             })
         );
         assert_eq!(parse(7, "7 (cat"), None);
+    }
+
+    #[test]
+    fn ignored_signals_are_bits() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001002\n";
+        assert!(ignored(status, 2) && ignored(status, 13));
+        assert!(!ignored(status, 1) && !ignored("Name:\tx\n", 2));
     }
 
     #[test]

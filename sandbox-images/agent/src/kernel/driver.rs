@@ -21,6 +21,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
+    signal::unix::{SignalKind, signal},
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
@@ -168,6 +169,16 @@ impl Done {
             result,
             exit_code: None,
         }
+    }
+}
+
+/// An interrupt that this process ignores, as jobs in the background of a script do, would be ignored by all that it
+/// starts, for ever. One that it handles is not: a handler does not outlive an exec.
+fn heed_interrupts() {
+    if processes::ignores_interrupts()
+        && let Err(error) = signal(SignalKind::interrupt())
+    {
+        tracing::debug!(%error, "interrupts stay ignored");
     }
 }
 
@@ -337,6 +348,7 @@ impl<D: Dialect> Kernel for Driver<D> {
         }
         self.clear().await;
         self.control.make_room().await;
+        heed_interrupts();
         let mut process = self.launch()?;
         self.boot(&mut process).await?;
         let version = process.version.clone();
