@@ -48,7 +48,7 @@ async fn state_is_kept_and_the_last_expression_is_shown() {
 #[tokio::test]
 async fn the_version_tells_which_python_it_is() {
     assert!(Bench::python().await.version.contains(", IPython "));
-    let plain = Bench::plain_python().await.version;
+    let plain = Bench::plain_python().await.version.clone();
     assert!(
         plain.starts_with("Python 3.") && !plain.contains("IPython"),
         "{plain}"

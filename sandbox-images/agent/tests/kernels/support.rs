@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -14,6 +14,7 @@ use greenroom_agent::{
     kernel::{self, Ending, Kernel, KernelControl, KernelEvent, KernelOutcome, KernelRun},
 };
 use greenroom_protocol::{AgentConfig, Language, RunError, RunId, Stream};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::{
     sync::mpsc,
@@ -77,6 +78,22 @@ pub(crate) fn kernel(language: Language, config: &AgentConfig, bin: &Path) -> Bo
         .into_iter()
         .find(|kernel| kernel.language() == language)
         .unwrap()
+}
+
+/// Inside a sandbox all that a kernel has started ends with it. Here what the kernel's own process would end is killed.
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let place = self.dir.path().as_os_str().as_encoded_bytes();
+        for process in fs::read_dir("/proc").unwrap().flatten() {
+            let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
+            // It may have ended meanwhile, which is what is wanted.
+            let environ = fs::read(process.path().join("environ")).unwrap_or_default();
+            let is_ours = environ.windows(place.len()).any(|part| part == place);
+            if let Some(pid) = pid.and_then(Pid::from_raw).filter(|_| is_ours) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
 }
 
 impl Bench {
@@ -228,7 +245,7 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// Whether a process lives: a zombie does not.
 pub(crate) fn lives(pid: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| {
+    fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| {
         !stat
             .rsplit_once(") ")
             .is_some_and(|(_, rest)| rest.starts_with('Z'))
