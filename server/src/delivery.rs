@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use greenroom_protocol::{RunId, Standing};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::sessions::Telling;
+use crate::sessions::{Session, Telling};
 
 /// News that an answer carries: to be acknowledged once the answer has been written out, and not before, so that
 /// a loss is told again where the answer never arrived.
@@ -12,6 +13,12 @@ use crate::sessions::Telling;
 pub(crate) struct News(pub Telling);
 
 impl News {
+    /// What an answer owes that says `standing`, and in which run `loss` may say that its kernel has lost its variables.
+    pub(crate) fn of(session: Session, standing: &Standing, loss: Option<RunId>) -> Option<Self> {
+        let is_news = *standing != Standing::Existing || loss.is_some();
+        is_news.then(|| Self(session.telling(standing.clone(), loss)))
+    }
+
     /// Acknowledges in the background. If that fails the news is told again, which is the safe side.
     pub(crate) fn told(self) {
         tokio::spawn(async move {

@@ -54,6 +54,18 @@ pub enum Standing {
     },
 }
 
+impl Standing {
+    /// The word on the wire and for programs, without the reason.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Existing => "existing",
+            Self::Restarted { .. } => "restarted",
+        }
+    }
+}
+
 /// What became of the files of an earlier sandbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "fate", rename_all = "snake_case")]
@@ -111,6 +123,24 @@ pub enum RestartReason {
     Unresponsive,
     /// The session existed, and no record says how it ended.
     NoLongerOnRecord,
+}
+
+impl RestartReason {
+    /// The word on the wire and for programs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Lifetime => "lifetime",
+            Self::Reset => "reset",
+            Self::Evicted => "evicted",
+            Self::OutOfMemory => "out_of_memory",
+            Self::EndedInside => "ended_inside",
+            Self::Removed => "removed",
+            Self::Unresponsive => "unresponsive",
+            Self::NoLongerOnRecord => "no_longer_on_record",
+        }
+    }
 }
 
 /// The lease as `GET /lease` and [`crate::Hello`] show it.

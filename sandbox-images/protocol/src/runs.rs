@@ -183,6 +183,20 @@ pub enum RunStatus {
     KernelDied,
 }
 
+impl RunStatus {
+    /// The word on the wire and for programs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::TimedOut => "timed_out",
+            Self::Cancelled => "cancelled",
+            Self::KernelDied => "kernel_died",
+        }
+    }
+}
+
 /// What was raised.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunError {

@@ -128,7 +128,7 @@ impl Heading {
 
     fn meta(&self) -> ResultMeta {
         let (reason, kept) = match self.session {
-            Session::Restarted(reason, files) => (Some(reason_name(reason).to_owned()), as_of(files)),
+            Session::Restarted(reason, files) => (Some(reason.as_str().to_owned()), as_of(files)),
             Session::New | Session::Existing | Session::None => (None, None),
         };
         ResultMeta {
@@ -257,21 +257,6 @@ const fn reason_words(reason: RestartReason) -> &'static str {
         RestartReason::Removed => "it was removed from outside, or its host restarted",
         RestartReason::Unresponsive => "it stopped answering",
         RestartReason::NoLongerOnRecord => "no record says any more how it ended",
-    }
-}
-
-/// The same for programs: the protocol's own names.
-const fn reason_name(reason: RestartReason) -> &'static str {
-    match reason {
-        RestartReason::Idle => "idle",
-        RestartReason::Lifetime => "lifetime",
-        RestartReason::Reset => "reset",
-        RestartReason::Evicted => "evicted",
-        RestartReason::OutOfMemory => "out_of_memory",
-        RestartReason::EndedInside => "ended_inside",
-        RestartReason::Removed => "removed",
-        RestartReason::Unresponsive => "unresponsive",
-        RestartReason::NoLongerOnRecord => "no_longer_on_record",
     }
 }
 

@@ -472,12 +472,7 @@ fn with_news(answer: Answer, session: Session, standing: &Standing) -> Outcome {
 
 /// The same where a run may say in it that its kernel has lost its variables.
 fn with_loss(answer: Answer, session: Session, standing: &Standing, loss: Option<RunId>) -> Outcome {
-    let news = match (standing, &loss) {
-        (Standing::Existing, None) => None,
-        (Standing::Existing, Some(_)) | (Standing::New | Standing::Restarted { .. }, _) => {
-            Some(News(session.telling(standing.clone(), loss)))
-        }
-    };
+    let news = News::of(session, standing, loss);
     Outcome { answer, news }
 }
 

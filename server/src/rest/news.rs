@@ -1,7 +1,7 @@
 //! What a caller must hear of its session beside the answer itself, in words for programs.
 
 use chrono::{DateTime, SecondsFormat};
-use greenroom_protocol::{FilesFate, RestartReason, Standing};
+use greenroom_protocol::{FilesFate, Standing};
 use serde::Serialize;
 
 /// The added member `greenroom`: there only where there is something to tell.
@@ -34,7 +34,7 @@ impl News {
             Standing::Existing => return Self::default(),
             Standing::New => {
                 return Self {
-                    session: Some("new"),
+                    session: Some(standing.as_str()),
                     ..Self::default()
                 };
             }
@@ -46,8 +46,8 @@ impl News {
             FilesFate::Refused { .. } => ("refused", None),
         };
         Self {
-            session: Some("restarted"),
-            reason: Some(word(reason)),
+            session: Some(standing.as_str()),
+            reason: Some(reason.as_str()),
             files: Some(fate),
             files_as_of: as_of,
             ..Self::default()
@@ -62,23 +62,8 @@ impl News {
 /// The value of `x-greenroom-session`.
 pub(crate) fn header(standing: &Standing) -> String {
     match standing {
-        Standing::New => "new".to_owned(),
-        Standing::Existing => "existing".to_owned(),
-        Standing::Restarted { reason, .. } => format!("restarted ({})", word(*reason)),
-    }
-}
-
-fn word(reason: RestartReason) -> &'static str {
-    match reason {
-        RestartReason::Idle => "idle",
-        RestartReason::Lifetime => "lifetime",
-        RestartReason::Reset => "reset",
-        RestartReason::Evicted => "evicted",
-        RestartReason::OutOfMemory => "out_of_memory",
-        RestartReason::EndedInside => "ended_inside",
-        RestartReason::Removed => "removed",
-        RestartReason::Unresponsive => "unresponsive",
-        RestartReason::NoLongerOnRecord => "no_longer_on_record",
+        Standing::New | Standing::Existing => standing.as_str().to_owned(),
+        Standing::Restarted { reason, .. } => format!("{} ({})", standing.as_str(), reason.as_str()),
     }
 }
 
@@ -91,6 +76,7 @@ pub(crate) fn time(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use greenroom_protocol::RestartReason;
     use serde_json::json;
 
     use super::*;

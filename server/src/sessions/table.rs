@@ -140,7 +140,9 @@ impl Table {
 
     /// The answer with news of the session that is on its way.
     pub(super) fn told_soon(&self, name: &SessionName) -> Option<watch::Receiver<()>> {
-        self.lock().tellings.get(name).cloned()
+        let telling = self.lock().tellings.get(name).cloned();
+        // One that has arrived stays in the table until the next: no call needs a clock for it.
+        telling.filter(|telling| telling.has_changed().is_ok())
     }
 
     /// The opening that is under way, or the one that `start` makes.

@@ -159,15 +159,10 @@ impl Call {
         if let Some(fate) = news::News::of(standing).files {
             put(headers, FILES, fate);
         }
-        let session = match standing {
-            Standing::New => "new",
-            Standing::Existing => "existing",
-            Standing::Restarted { .. } => "restarted",
-        };
         Answer {
             response,
             owed: None,
-            session,
+            session: standing.as_str(),
         }
     }
 
@@ -180,10 +175,7 @@ impl Call {
         loss: Option<RunId>,
     ) -> Answer {
         let answer = self.found(response, &session, standing);
-        let owed = match (standing, &loss) {
-            (Standing::Existing, None) => None,
-            _ => Some(Owed(session.telling(standing.clone(), loss))),
-        };
+        let owed = Owed::of(session, standing, loss);
         Answer { owed, ..answer }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use futures_util::future::join;
-use greenroom_protocol::{Language, RefusalKind, RunId, RunRequest, RunStatus, Standing, Stream};
+use greenroom_protocol::{Language, RefusalKind, RunId, RunRequest, Standing, Stream};
 use tokio::time::timeout;
 
 use super::{
@@ -201,7 +201,7 @@ impl Start {
             self.call
                 .shared()
                 .metrics
-                .run_ended(outcome.language, word(outcome.status));
+                .run_ended(outcome.language, outcome.status.as_str());
         }
         describe(
             response.headers_mut(),
@@ -212,17 +212,6 @@ impl Start {
         );
         let loss = done.transcript.loss();
         Ok(self.call.told(response, done.session, &done.standing, loss))
-    }
-}
-
-/// What metrics call an end: as MCP's answers do.
-pub(super) const fn word(status: RunStatus) -> &'static str {
-    match status {
-        RunStatus::Ok => "ok",
-        RunStatus::Error => "error",
-        RunStatus::TimedOut => "timed_out",
-        RunStatus::Cancelled => "cancelled",
-        RunStatus::KernelDied => "kernel_died",
     }
 }
 
@@ -393,8 +382,6 @@ pub(super) async fn poll(call: &Call, id: &str, headers: &HeaderMap) -> Result<A
     describe(response.headers_mut(), call, &id, &truncated, headers);
     let standing = session.standing.clone();
     let answer = call.found(response, &session, &standing);
-    let owed = transcript
-        .loss()
-        .map(|loss| Owed(session.telling(Standing::Existing, Some(loss))));
+    let owed = Owed::of(session, &Standing::Existing, transcript.loss());
     Ok(Answer { owed, ..answer })
 }

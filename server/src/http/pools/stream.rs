@@ -177,13 +177,12 @@ async fn tell(start: Start, teller: Teller, delivery: Delivery) {
             if let Some(outcome) = done.transcript.outcome() {
                 call.shared()
                     .metrics
-                    .run_ended(outcome.language, executions::word(outcome.status));
+                    .run_ended(outcome.language, outcome.status.as_str());
             }
             let loss = done.transcript.loss();
-            if done.standing != Standing::Existing || loss.is_some() {
-                let news = Some(Owed(done.session.telling(done.standing.clone(), loss)));
+            if let Some(news) = Owed::of(done.session, &done.standing, loss) {
                 delivery.carry(Freight {
-                    news,
+                    news: Some(news),
                     in_flight: None,
                 });
             }

@@ -10,7 +10,6 @@ use super::{
     super::transcript::{Ahead, Stage, Transcript},
     hints::hints,
     reason_words,
-    run::finished,
     text::{name, size, span},
 };
 
@@ -107,7 +106,7 @@ fn capital(text: &str) -> String {
 /// A name was missed that may have been there before variables were lost.
 fn missed(loss: &Loss, language: Language) -> String {
     let how = match &loss.cause {
-        LossCause::Run { run, status } => format!("with run {run} ({})", finished(*status).as_str()),
+        LossCause::Run { run, status } => format!("with run {run} ({})", status.as_str()),
         LossCause::Between => "since it died between two runs".to_owned(),
         LossCause::Sandbox { reason } => format!("with the earlier sandbox ({})", reason_words(*reason)),
     };

@@ -123,7 +123,7 @@ const fn status(transcript: &Transcript) -> schemas::RunStatus {
     }
 }
 
-pub(super) const fn finished(status: RunStatus) -> schemas::RunStatus {
+const fn finished(status: RunStatus) -> schemas::RunStatus {
     match status {
         RunStatus::Ok => schemas::RunStatus::Ok,
         RunStatus::Error => schemas::RunStatus::Error,
@@ -239,7 +239,7 @@ pub(crate) fn runs(heading: &Heading, list: &RunList) -> Answer {
         let state = match run.state {
             RunState::Queued => "queued",
             RunState::Running => "running",
-            RunState::Finished(status) => finished(status).as_str(),
+            RunState::Finished(status) => status.as_str(),
         };
         let age = span(Duration::from_millis(run.age_ms));
         let _ = write!(
