@@ -64,8 +64,15 @@ pub enum BadConversationId {
 pub enum Principal {
     /// Whoever reaches this machine's loopback or stdio.
     Local,
-    /// The holder of an API key, by the key's name.
+    /// The holder of an API key, by the key's id.
     Key(String),
+    /// Whom a token names: a subject is one among those of its issuer only.
+    Subject {
+        /// As the configuration names it.
+        issuer: String,
+        /// As the token does.
+        subject: String,
+    },
     /// A user whom an authenticated host asserted.
     User(Box<Self>, String),
 }
@@ -75,9 +82,14 @@ impl Principal {
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Local => out.push(0),
-            Self::Key(name) => {
+            Self::Key(id) => {
                 out.push(1);
-                encode_part(name, out);
+                encode_part(id, out);
+            }
+            Self::Subject { issuer, subject } => {
+                out.push(3);
+                encode_part(issuer, out);
+                encode_part(subject, out);
             }
             Self::User(host, user) => {
                 out.push(2);
@@ -255,6 +267,13 @@ mod tests {
         }
     }
 
+    fn subject(issuer: &str, subject: &str) -> Principal {
+        Principal::Subject {
+            issuer: issuer.to_owned(),
+            subject: subject.to_owned(),
+        }
+    }
+
     #[test]
     fn names_differ_wherever_keys_do() {
         let secret = Secret::new([7; 32]);
@@ -263,6 +282,8 @@ mod tests {
             key(Principal::Local, "abcdefgi"),
             key(Principal::Key("a".into()), "abcdefgh"),
             key(Principal::Key("ab".into()), "cdefgh"),
+            key(subject("a", "bc"), "abcdefgh"),
+            key(subject("ab", "c"), "abcdefgh"),
             key(
                 Principal::User(Box::new(Principal::Local), "a".into()),
                 "abcdefgh",

@@ -7,6 +7,7 @@ use greenroom_protocol::RefusalKind;
 
 use crate::{
     archive::SaveError,
+    auth::Denied,
     guest::GuestError,
     pool::{ClaimError, Delay},
     sessions::OpenError,
@@ -17,6 +18,8 @@ use crate::{
 pub enum FailureKind {
     /// An argument is missing, of the wrong type, over a limit or otherwise wrong.
     BadArgument,
+    /// The caller may not.
+    Forbidden,
     /// There is no such file or run.
     NotFound,
     /// Something else is in the way: a folder where a file is meant, a run that is over.
@@ -41,8 +44,9 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind, for the metric's labels.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::BadArgument,
+        Self::Forbidden,
         Self::NotFound,
         Self::Conflict,
         Self::Capacity,
@@ -60,6 +64,7 @@ impl FailureKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BadArgument => "bad_argument",
+            Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
             Self::Conflict => "conflict",
             Self::Capacity => "capacity",
@@ -92,6 +97,15 @@ impl Failure {
             kind,
             text: text.into(),
         }
+    }
+
+    /// The caller may not, whatever the arguments.
+    #[must_use]
+    pub fn forbidden(denied: Denied) -> Self {
+        Self::new(
+            FailureKind::Forbidden,
+            format!("{denied}. Trying again does not help; the operator gives credentials"),
+        )
     }
 
     /// An argument that cannot be.

@@ -35,8 +35,9 @@ pub use self::{
     pools::Rest,
 };
 use crate::{
+    auth::Identity,
     config::Config,
-    conversation::{PoolName, Principal},
+    conversation::PoolName,
     links::Links,
     mcp::{Endpoint, Sse},
     metrics::Metrics,
@@ -129,13 +130,13 @@ async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) ->
 
 /// Says who is calling. As long as nobody is authenticated the listener is on loopback, and everybody is local.
 async fn authenticate(mut request: Request, next: Next) -> Response {
-    request.extensions_mut().insert(Principal::Local);
+    request.extensions_mut().insert(Identity::LOCAL);
     next.run(request).await
 }
 
 async fn mcp(
     State(shared): State<Shared>,
-    Extension(principal): Extension<Principal>,
+    Extension(identity): Extension<Identity>,
     request: Request,
 ) -> Response {
     let (request, _budget) = match shared.bodies.read(request).await {
@@ -145,7 +146,7 @@ async fn mcp(
     shared
         .app
         .endpoint
-        .handle(request, &principal)
+        .handle(request, &identity)
         .await
         .map(Body::new)
 }
@@ -153,14 +154,13 @@ async fn mcp(
 /// HTTP+SSE of 2024-11-05, behind the same checks.
 fn sse_routes(sse: &Sse) -> Router<Shared> {
     let (streams, messages) = (sse.clone(), sse.clone());
-    let open = move |Extension(principal): Extension<Principal>| async move {
-        streams.open(&principal).map(Body::new)
-    };
+    let open =
+        move |Extension(identity): Extension<Identity>| async move { streams.open(&identity).map(Body::new) };
     let post = move |State(shared): State<Shared>,
-                     Extension(principal): Extension<Principal>,
+                     Extension(identity): Extension<Identity>,
                      request: Request| async move {
         match shared.bodies.read(request).await {
-            Ok((request, _budget)) => messages.post(request, &principal).await.map(Body::new),
+            Ok((request, _budget)) => messages.post(request, &identity).await.map(Body::new),
             Err(refusal) => (refusal.status(), format!("{refusal}\n")).into_response(),
         }
     };

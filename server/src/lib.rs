@@ -9,7 +9,7 @@
 //! # The way of a call
 //! ```text
 //! POST /mcp  tools/call execute_code
-//!   http          limits, Host and Origin → Principal
+//!   http          limits, Host and Origin → Identity
 //!   mcp::endpoint which era, which transport session
 //!   mcp::tools    which conversation, which pool; arguments parsed once into types
 //!   sessions      a cached guest that is open and has nothing to tell → existing
@@ -26,6 +26,7 @@
 //! |---|---|
 //! | [`config`] | `greenroom.toml`, `GREENROOM_*` and flags as one typed value; every problem at once |
 //! | [`conversation`] | ids, principals, and the HMAC that names a session |
+//! | [`auth`] | who calls and what they may do: identities, scopes, pools |
 //! | [`sessions`] | session name → open guest; single flight; what a caller must hear |
 //! | [`pool`] | warm sandboxes: one keeper task with a pure ledger, claims in turn, the sweep |
 //! | [`archive`] | files that outlive their sandbox: packed, sealed, stored, and put into the next one |
@@ -65,6 +66,7 @@
 
 pub mod archive;
 pub mod attach;
+pub mod auth;
 pub mod config;
 pub mod conversation;
 pub mod copy;

@@ -7,7 +7,7 @@ mod support;
 use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
-use greenroom::{conversation::Principal, mcp::Sse};
+use greenroom::{auth::Identity, conversation::Principal, mcp::Sse};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, combinators::BoxBody};
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ impl Client {
     }
 
     async fn open(sse: &Sse) -> Self {
-        let response = sse.open(&Principal::Local);
+        let response = sse.open(&Identity::LOCAL);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         let mut events = response.into_body();
         let first = events.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -52,15 +52,15 @@ impl Client {
     }
 
     async fn post(&self, message: &Value) -> StatusCode {
-        self.post_as(&Principal::Local, message.to_string()).await
+        self.post_as(&Identity::LOCAL, message.to_string()).await
     }
 
-    async fn post_as(&self, principal: &Principal, body: String) -> StatusCode {
+    async fn post_as(&self, identity: &Identity, body: String) -> StatusCode {
         let request = Request::post(&self.endpoint)
             .header("x-conversation-id", "named-by-a-header")
             .body(Bytes::from(body))
             .unwrap();
-        self.sse.post(request, principal).await.status()
+        self.sse.post(request, identity).await.status()
     }
 
     /// The next event that is no comment.
@@ -156,7 +156,10 @@ async fn what_does_not_belong_to_a_stream_is_refused() {
     let front = Front::start(&engine, "one");
     let client = Client::connect(&front.mcp.sse()).await;
     let list = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" }).to_string();
-    let other = Principal::User(Box::new(Principal::Local), "other".into());
+    let other = Identity {
+        principal: Principal::Key("other".into()),
+        ..Identity::LOCAL
+    };
     assert_eq!(
         client.post_as(&other, list.clone()).await,
         StatusCode::NOT_FOUND,
@@ -164,7 +167,7 @@ async fn what_does_not_belong_to_a_stream_is_refused() {
     );
     for bad in ["", "{", "[]", "{\"jsonrpc\":\"2.0\"}", &"[".repeat(100_000)] {
         assert_eq!(
-            client.post_as(&Principal::Local, bad.to_owned()).await,
+            client.post_as(&Identity::LOCAL, bad.to_owned()).await,
             StatusCode::BAD_REQUEST,
             "{:.20}",
             bad
@@ -172,7 +175,7 @@ async fn what_does_not_belong_to_a_stream_is_refused() {
     }
     for uri in ["/messages", "/messages?sessionId=", "/messages?sessionId=00"] {
         let request = Request::post(uri).body(Bytes::from(list.clone())).unwrap();
-        let answer = front.mcp.sse().post(request, &Principal::Local).await;
+        let answer = front.mcp.sse().post(request, &Identity::LOCAL).await;
         assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{uri}");
     }
     let Client {
@@ -182,7 +185,7 @@ async fn what_does_not_belong_to_a_stream_is_refused() {
     } = client;
     drop(events);
     let request = Request::post(&endpoint).body(Bytes::from(list)).unwrap();
-    let late = sse.post(request, &Principal::Local).await;
+    let late = sse.post(request, &Identity::LOCAL).await;
     assert_eq!(late.status(), StatusCode::NOT_FOUND, "a stream that is over");
     front.end(&engine).await;
 }
@@ -224,7 +227,7 @@ async fn streams_have_a_bound_and_end_with_the_server() {
     let sse = front.mcp.sse();
     let mut streams = Vec::new();
     let refused = loop {
-        let response = sse.open(&Principal::Local);
+        let response = sse.open(&Identity::LOCAL);
         if response.status() != StatusCode::OK {
             break response.status();
         }

@@ -38,8 +38,9 @@ use super::{
     carried::Carried,
 };
 use crate::{
+    auth::{Identity, Scope},
     config::Config,
-    conversation::{Principal, Secret, hex},
+    conversation::{Secret, hex},
     delivery::{Delivery, Freight},
     metrics::Metrics,
     rest::{
@@ -120,7 +121,7 @@ pub(super) fn routes(rest: Rest, bodies: Bodies) -> Router {
 
 async fn serve(
     State(front): State<Front>,
-    Extension(principal): Extension<Principal>,
+    Extension(identity): Extension<Identity>,
     request: Request,
 ) -> Response {
     let started = Instant::now();
@@ -145,7 +146,7 @@ async fn serve(
             ),
         )),
         (_, Err(fault)) => Err(fault),
-        (Some(_), Ok(address)) => answer(&front, &principal, address, request, &delivery).await,
+        (Some(_), Ok(address)) => answer(&front, &identity, address, request, &delivery).await,
     };
     let (mut response, news, session) = match outcome {
         Ok(answer) => (answer.response, answer.owed, answer.session),
@@ -181,14 +182,40 @@ const fn name(operation: &Operation) -> &'static str {
     }
 }
 
+/// What an operation's caller has to be allowed. A session that is named is its caller's own, so ending it is as running
+/// in it, on whatever path; what a pool is may be known by everybody who may use it.
+const fn needed(operation: &Operation) -> Option<Scope> {
+    match operation {
+        Operation::Execute
+        | Operation::Poll(_)
+        | Operation::Session
+        | Operation::EndSession
+        | Operation::StopSession => Some(Scope::Run),
+        Operation::Upload
+        | Operation::Put(_)
+        | Operation::List
+        | Operation::Describe(_)
+        | Operation::Download(_)
+        | Operation::Delete(_) => Some(Scope::Files),
+        Operation::Sessions => Some(Scope::Admin),
+        Operation::Pool => None,
+    }
+}
+
 async fn answer(
     front: &Front,
-    principal: &Principal,
+    identity: &Identity,
     address: Address,
     request: Request,
     delivery: &Delivery,
 ) -> Result<Answer, Fault> {
     let rest = &front.rest;
+    // First of all: who may not use a pool does not even hear whether there is one.
+    identity.may_use(&address.pool)?;
+    if let Some(scope) = needed(&address.operation) {
+        identity.may(scope)?;
+    }
+    let principal = &identity.principal;
     let (pool, _) = rest.pool(&address.pool)?;
     let (pool, address) = (pool.clone(), Arc::new(address));
     let headers = request.headers().clone();

@@ -10,14 +10,17 @@ use http::HeaderMap;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use crate::conversation::{ConversationId, Principal, SessionKey};
 pub(super) use crate::delivery::{Delivery, Freight, News};
+use crate::{
+    auth::Identity,
+    conversation::{ConversationId, SessionKey},
+};
 
 /// One call's circumstances.
 #[derive(Clone, Copy)]
 pub(super) struct Caller<'a> {
-    /// Who is calling.
-    pub principal: &'a Principal,
+    /// Who is calling, and what they may do.
+    pub identity: &'a Identity,
     /// The request's `_meta`.
     pub meta: &'a Map<String, Value>,
     /// Its HTTP headers; none on stdio.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::minted::{Mint, Reading};
 use crate::{
+    auth::{Identity, Word},
     config::{ConversationConfig, MetaPath},
     conversation::{BadConversationId, CONVERSATION_BYTES, ConversationId, Principal, Secret, hex},
     sessions::Provenance,
@@ -78,8 +79,8 @@ const PLACEHOLDERS: [&str; 52] = [
 /// What a call says of its conversation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
-    /// Who is calling.
-    pub principal: &'a Principal,
+    /// Who is calling, and what their word is worth.
+    pub identity: &'a Identity,
     /// The request's `_meta`.
     pub meta: &'a Map<String, Value>,
     /// Its HTTP headers; none on stdio.
@@ -221,8 +222,11 @@ impl Resolver {
     /// [`BadConversation`], whose text goes to the caller.
     pub(super) fn resolve(&self, asked: &Asked<'_>) -> Result<Resolved, BadConversation> {
         let principal = match self.user(asked)? {
-            Some(user) => Principal::User(Box::new(asked.principal.clone()), user.as_str().to_owned()),
-            None => asked.principal.clone(),
+            Some(user) => Principal::User(
+                Box::new(asked.identity.principal.clone()),
+                user.as_str().to_owned(),
+            ),
+            None => asked.identity.principal.clone(),
         };
         let (key, shown, origin) = match (self.host(asked)?, asked.argument) {
             (Some(host), None) => (host.clone(), host, Origin::Host),
@@ -311,6 +315,9 @@ fn said(
     paths: &[MetaPath],
     names: &[String],
 ) -> Result<Option<ConversationId>, BadConversation> {
+    if asked.identity.word == Word::Ignored {
+        return Ok(None);
+    }
     for path in paths {
         if let Some(text) = at(asked.meta, path) {
             let parsed = ConversationId::parse(&text);
@@ -391,6 +398,16 @@ mod tests {
         fixed: Option<&str>,
         argument: Option<&str>,
     ) -> Result<Resolved, BadConversation> {
+        resolve_for(&Identity::LOCAL, meta, headers, fixed, argument)
+    }
+
+    fn resolve_for(
+        identity: &Identity,
+        meta: Value,
+        headers: &[(&'static str, &str)],
+        fixed: Option<&str>,
+        argument: Option<&str>,
+    ) -> Result<Resolved, BadConversation> {
         let Value::Object(meta) = meta else {
             panic!("an object")
         };
@@ -400,7 +417,7 @@ mod tests {
             .collect();
         let fixed = fixed.map(id);
         resolver().resolve(&Asked {
-            principal: &Principal::Local,
+            identity,
             meta: &meta,
             headers: Some(&headers),
             fixed: fixed.as_ref(),
@@ -542,6 +559,36 @@ mod tests {
     }
 
     #[test]
+    fn whose_word_is_ignored_names_no_conversation_and_no_user() {
+        let token = Identity {
+            principal: Principal::Subject {
+                issuer: "https://issuer.example".into(),
+                subject: "ann".into(),
+            },
+            word: Word::Ignored,
+            ..Identity::LOCAL
+        };
+        let said = json!({"openai/session": "from-openai", "openai/subject": "bob"});
+        let headers = &[("x-conversation-id", "\u{e4}"), ("x-openwebui-user-id", "bob")];
+        let resolved = resolve_for(&token, said.clone(), headers, None, Some("my-own-conversation")).unwrap();
+        assert_eq!(resolved.principal, token.principal);
+        assert_eq!(
+            (resolved.key.as_str(), resolved.origin),
+            ("my-own-conversation", Origin::Own)
+        );
+        let believed = Identity {
+            word: Word::Believed,
+            ..token.clone()
+        };
+        let resolved = resolve_for(&believed, said, &[], None, None).unwrap();
+        assert_eq!(
+            resolved.principal,
+            Principal::User(Box::new(token.principal), "bob".into())
+        );
+        assert_eq!(resolved.key.as_str(), "from-openai");
+    }
+
+    #[test]
     fn nobody_said_anything() {
         let (one, two) = (
             resolve(json!({}), &[], None, None).unwrap(),
@@ -552,7 +599,7 @@ mod tests {
         let carrier = resolver().mint().unwrap();
         let carried = resolver()
             .resolve(&Asked {
-                principal: &Principal::Local,
+                identity: &Identity::LOCAL,
                 meta: &Map::new(),
                 headers: None,
                 fixed: None,

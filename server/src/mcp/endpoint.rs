@@ -33,7 +33,7 @@ use super::{
     tools::Tools,
     transports::{HEADER, Standing, Transports},
 };
-use crate::conversation::Principal;
+use crate::auth::Identity;
 
 const VERSION_HEADER: &str = "mcp-protocol-version";
 
@@ -124,8 +124,9 @@ impl Endpoint {
     }
 
     /// Serves a request whose body has been read.
-    pub async fn handle(&self, mut request: Request<Bytes>, principal: &Principal) -> Response<Answered> {
-        let session = header(request.headers(), HEADER).map(|id| self.transports.standing(id, principal));
+    pub async fn handle(&self, mut request: Request<Bytes>, identity: &Identity) -> Response<Answered> {
+        let session =
+            header(request.headers(), HEADER).map(|id| self.transports.standing(id, &identity.principal));
         let features = Features {
             method: request.method(),
             modern: header(request.headers(), VERSION_HEADER) == Some(MODERN),
@@ -137,12 +138,15 @@ impl Endpoint {
             && route == Route::Sessions
             && let Some(id) = header(request.headers(), HEADER)
         {
-            self.transports.delete(id);
+            self.transports.delete(id, &identity.principal);
+        }
+        if session == Some(Standing::Unknown) {
+            self.transports.forget(&mut request);
         }
         let sent = claims_json(request.headers()).then(|| request.body().clone());
         let delivery = Delivery::default();
         request.extensions_mut().insert(delivery.clone());
-        request.extensions_mut().insert(principal.clone());
+        request.extensions_mut().insert(identity.clone());
         let request = request.map(Full::new);
         let mut answering = match route {
             Route::Sessions => (self.with_sessions)(request),
@@ -165,7 +169,7 @@ impl Endpoint {
             _ => response,
         };
         if let Some(id) = header(response.headers(), HEADER) {
-            self.transports.own(id, principal);
+            self.transports.own(id, &identity.principal);
         }
         Answered::prompt(response, delivery)
     }
@@ -178,7 +182,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 fn route(features: Features<'_>) -> Route {
     match (features.method, features.session) {
-        (_, Some(Standing::Foreign | Standing::Deleted)) => Route::NoSession,
+        (_, Some(Standing::Deleted)) => Route::NoSession,
         (_, Some(Standing::Live)) => Route::Sessions,
         // One SDK takes only 405 for "no stream here" and throws on anything else.
         (&Method::GET, None) => Route::NotAllowed,
@@ -269,7 +273,7 @@ mod tests {
         const INIT: &str =
             r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18"}}"#;
         const META: &str = r#"{"id":1,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
-        use Standing::{Deleted, Foreign, Live, Unknown};
+        use Standing::{Deleted, Live, Unknown};
         for (method, modern, session, body, expected) in [
             (Method::POST, false, Some(Live), CALL, Route::Sessions),
             (Method::POST, false, None, INIT, Route::Sessions),
@@ -280,13 +284,12 @@ mod tests {
             (Method::POST, false, Some(Unknown), CALL, Route::Stateless),
             (Method::POST, false, Some(Unknown), INIT, Route::Sessions),
             (Method::POST, false, Some(Deleted), CALL, Route::NoSession),
-            (Method::POST, false, Some(Foreign), CALL, Route::NoSession),
             (Method::POST, false, None, "not json", Route::Sessions),
             (Method::GET, false, None, "", Route::NotAllowed),
             (Method::GET, false, Some(Live), "", Route::Sessions),
             (Method::GET, false, Some(Unknown), "", Route::NoSession),
             (Method::DELETE, false, Some(Live), "", Route::Sessions),
-            (Method::DELETE, false, Some(Foreign), "", Route::NoSession),
+            (Method::DELETE, false, Some(Deleted), "", Route::NoSession),
             (Method::DELETE, false, Some(Unknown), "", Route::NoSession),
             (Method::DELETE, false, None, "", Route::Sessions),
             (Method::PUT, false, None, "", Route::Sessions),

@@ -88,7 +88,7 @@ fn shown(contents: Contents, uri: String) -> ResourceContents {
 
 fn error(failure: Failure) -> ErrorData {
     match failure.kind {
-        FailureKind::BadArgument | FailureKind::NotFound | FailureKind::Conflict => {
+        FailureKind::BadArgument | FailureKind::Forbidden | FailureKind::NotFound | FailureKind::Conflict => {
             ErrorData::invalid_params(failure.text, None)
         }
         FailureKind::Capacity

@@ -29,7 +29,7 @@ use super::{
     tools::Tools,
     transports::Transports,
 };
-use crate::conversation::{ConversationId, Principal};
+use crate::{auth::Identity, conversation::ConversationId};
 
 /// How long a client may go by an old list: tools change with the configuration, so with a restart.
 const LIST_TTL_MS: u64 = 5 * 60 * 1000;
@@ -82,15 +82,24 @@ impl Service {
         context: &'a RequestContext<RoleServer>,
         parts: Option<&'a Parts>,
         carrier: Option<&'a Carrier>,
-    ) -> Asked<'a> {
-        let principal = parts.and_then(|parts| parts.extensions.get::<Principal>());
-        Asked {
-            principal: principal.unwrap_or(&Principal::Local),
+    ) -> Result<Asked<'a>, ErrorData> {
+        Ok(Asked {
+            identity: self.identity(parts)?,
             meta: &context.meta.0.0,
             headers: parts.map(|parts| &parts.headers),
             fixed: self.fixed(),
             argument: None,
             carrier: carrier.map(Carrier::id),
+        })
+    }
+
+    /// Who sent a request: over HTTP whoever its layer says, and nobody if it says nothing.
+    fn identity<'a>(&self, parts: Option<&'a Parts>) -> Result<&'a Identity, ErrorData> {
+        match (parts, &self.door) {
+            (None, Door::Carried { .. }) => Ok(&Identity::LOCAL),
+            (parts, _) => parts
+                .and_then(|parts| parts.extensions.get())
+                .ok_or_else(|| ErrorData::internal_error("the request has no sender", None)),
         }
     }
 
@@ -136,7 +145,7 @@ impl ServerHandler for Service {
     ) -> Result<ListResourcesResult, ErrorData> {
         let parts = context.extensions.get::<Parts>();
         let carrier = self.carrier(parts);
-        let asked = self.asked(&context, parts, carrier.as_deref());
+        let asked = self.asked(&context, parts, carrier.as_deref())?;
         Box::pin(resources::list(&self.tools, &asked, page)).await
     }
 
@@ -155,7 +164,7 @@ impl ServerHandler for Service {
     ) -> Result<ReadResourceResponse, ErrorData> {
         let parts = context.extensions.get::<Parts>();
         let carrier = self.carrier(parts);
-        let asked = self.asked(&context, parts, carrier.as_deref());
+        let asked = self.asked(&context, parts, carrier.as_deref())?;
         let read = Box::pin(resources::read(&self.tools, &asked, &request)).await?;
         Ok(read.into())
     }
@@ -193,11 +202,11 @@ impl ServerHandler for Service {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let parts = context.extensions.get::<Parts>();
-        let principal = parts.and_then(|parts| parts.extensions.get::<Principal>());
+        let identity = self.identity(parts)?;
         let carrier = self.carrier(parts);
         let progress = Ticker::new(&context);
         let caller = Caller {
-            principal: principal.unwrap_or(&Principal::Local),
+            identity,
             meta: &context.meta.0.0,
             headers: parts.map(|parts| &parts.headers),
             fixed: self.fixed(),

@@ -38,7 +38,10 @@ use super::{
     service::{Door, Service},
     tools::Tools,
 };
-use crate::conversation::{Principal, hex};
+use crate::{
+    auth::Identity,
+    conversation::{Principal, hex},
+};
 
 /// Streams at once: each costs some 20 KiB, and clients that never read theirs must not add up.
 const MOST: usize = 1024;
@@ -108,7 +111,7 @@ impl Sse {
 
     /// Opens a stream. Its first event says where its messages go.
     #[must_use]
-    pub fn open(&self, principal: &Principal) -> Answer {
+    pub fn open(&self, identity: &Identity) -> Answer {
         let mut random = [0; 16];
         let (Ok(minted), Ok(())) = (self.tools.resolver().mint(), getrandom::fill(&mut random)) else {
             return plain(
@@ -121,7 +124,7 @@ impl Sse {
         let (answers, outbox) = mpsc::channel(WAITING);
         let delivery = Delivery::default();
         let entry = Inbox {
-            owner: principal.clone(),
+            owner: identity.principal.clone(),
             messages,
             delivery: delivery.clone(),
         };
@@ -174,9 +177,9 @@ impl Sse {
     }
 
     /// Takes a message for a stream; the answer comes by that.
-    pub async fn post(&self, request: Request<Bytes>, principal: &Principal) -> Answer {
+    pub async fn post(&self, request: Request<Bytes>, identity: &Identity) -> Answer {
         let id = request.uri().query().and_then(session_id).unwrap_or_default();
-        let Some(inbox) = self.open.find(id, principal) else {
+        let Some(inbox) = self.open.find(id, &identity.principal) else {
             return plain(StatusCode::NOT_FOUND, "Not Found: there is no such stream");
         };
         let (mut parts, body) = request.into_parts();
@@ -189,7 +192,7 @@ impl Sse {
                 );
             }
         };
-        parts.extensions.insert(principal.clone());
+        parts.extensions.insert(identity.clone());
         parts.extensions.insert(inbox.delivery.clone());
         message.insert_extension(parts);
         match timeout(FOR_PLACE, inbox.messages.send(message)).await {

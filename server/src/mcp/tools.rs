@@ -31,6 +31,7 @@ use super::{
     watch::{Await, Watch},
 };
 use crate::{
+    auth::{AllowedPools, Scope},
     config::{Aliases, Config, PoolConfig},
     conversation::{PoolName, Secret, SessionKey},
     error::{Failure, FailureKind},
@@ -189,6 +190,12 @@ impl Tools {
     }
 
     async fn serve(&self, tool: &Definition, arguments: Map<String, Value>, caller: Caller<'_>) -> Outcome {
+        if let Some(scope) = needed(tool.name)
+            && let Err(denied) = caller.identity.may(scope)
+        {
+            self.metrics.failed(FailureKind::Forbidden);
+            return failed(&Failure::forbidden(denied));
+        }
         let (call, request) = match self.receive(tool, arguments, caller) {
             Ok(received) => received,
             Err(failure) => {
@@ -241,11 +248,11 @@ impl Tools {
     ) -> Result<(Call<'a>, Request), Failure> {
         let mut arguments = Arguments::new(tool, arguments)?;
         let conversation = arguments.conversation()?;
-        let (name, pool) = self.pool(arguments.address("pool")?.as_deref())?;
+        let (name, pool) = self.pool(arguments.address("pool")?.as_deref(), &caller.identity.pools)?;
         let resolved = self
             .resolver
             .resolve(&Asked {
-                principal: caller.principal,
+                identity: caller.identity,
                 meta: caller.meta,
                 headers: caller.headers,
                 fixed: caller.fixed,
@@ -272,11 +279,19 @@ impl Tools {
         ))
     }
 
-    fn pool(&self, named: Option<&str>) -> Result<(&PoolName, &PoolConfig), Failure> {
-        let wanted = named.unwrap_or_else(|| self.config.default_pool.as_str());
-        let found = self.config.pools.iter().find(|(name, _)| name.as_str() == wanted);
+    /// The pool of a call: the one that it names, else its caller's first, else the configured one. One that its
+    /// caller may not use does not exist for it.
+    fn pool(&self, named: Option<&str>, allowed: &AllowedPools) -> Result<(&PoolName, &PoolConfig), Failure> {
+        let first = allowed.first().unwrap_or(&self.config.default_pool);
+        let wanted = named.unwrap_or_else(|| first.as_str());
+        let mut own = self
+            .config
+            .pools
+            .iter()
+            .filter(|(name, _)| allowed.allow(name.as_str()));
+        let found = own.clone().find(|(name, _)| name.as_str() == wanted);
         found.ok_or_else(|| {
-            let known: Vec<&str> = self.config.pools.keys().map(PoolName::as_str).collect();
+            let known: Vec<&str> = own.by_ref().map(|(name, _)| name.as_str()).collect();
             let shown: String = wanted.chars().take(40).collect();
             Failure::bad_argument(format!(
                 "there is no pool {shown:?}; there are: {}",
@@ -386,6 +401,23 @@ impl fmt::Debug for Tools {
         f.debug_struct("Tools")
             .field("tools", &self.definitions.keys())
             .finish_non_exhaustive()
+    }
+}
+
+/// What a tool's caller has to be allowed. A look at a session tells nothing that is not its caller's own.
+pub(super) const fn needed(tool: ToolName) -> Option<Scope> {
+    match tool {
+        ToolName::ExecuteCode
+        | ToolName::GetRun
+        | ToolName::CancelRun
+        | ToolName::ResetSession
+        | ToolName::LaunchShell
+        | ToolName::RunPythonCode
+        | ToolName::RunShellCommand => Some(Scope::Run),
+        ToolName::UploadFile | ToolName::ListFiles | ToolName::DownloadFile | ToolName::DeleteFile => {
+            Some(Scope::Files)
+        }
+        ToolName::SessionInfo => None,
     }
 }
 

@@ -2,13 +2,13 @@
 //! that a server which was restarted still knows the conversation of a client that sends it.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures_util::Stream;
-use http::request::Parts;
+use http::{HeaderValue, Request, request::Parts};
 use rmcp::{
     model::{ClientJsonRpcMessage, ServerJsonRpcMessage},
     transport::{
@@ -49,7 +49,8 @@ pub(super) struct Transports {
 #[derive(Debug, Default)]
 struct Known {
     open: HashMap<SessionId, Open>,
-    deleted: HashSet<SessionId>,
+    /// With whoever ended it.
+    deleted: HashMap<SessionId, Principal>,
     oldest_deleted: VecDeque<SessionId>,
 }
 
@@ -60,6 +61,10 @@ struct Open {
     owner: Option<Principal>,
 }
 
+/// What a request's id stood for that is not its caller's.
+#[derive(Clone, Debug)]
+struct Earlier(Option<Arc<Carrier>>);
+
 /// What an `Mcp-Session-Id` is to a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -67,9 +72,8 @@ pub(super) enum Standing {
     Live,
     /// The caller ended it.
     Deleted,
-    /// Somebody else's: to be answered like one that does not exist.
-    Foreign,
-    /// Nobody knows it: the server was restarted, or it was idle for too long.
+    /// Not the caller's: nobody knows it, since the server was restarted or it was idle for too long, or it is
+    /// somebody else's. The caller cannot tell which.
     Unknown,
 }
 
@@ -105,13 +109,14 @@ impl Transports {
     /// What an id is to a caller.
     pub(super) fn standing(&self, id: &str, principal: &Principal) -> Standing {
         let known = self.known();
-        if known.deleted.contains(id) {
+        if known.deleted.get(id) == Some(principal) {
             return Standing::Deleted;
         }
-        match known.open.get(id).map(|open| open.owner.as_ref()) {
-            None => Standing::Unknown,
-            Some(Some(owner)) if owner == principal => Standing::Live,
-            Some(_) => Standing::Foreign,
+        let owner = known.open.get(id).and_then(|open| open.owner.as_ref());
+        if owner == Some(principal) {
+            Standing::Live
+        } else {
+            Standing::Unknown
         }
     }
 
@@ -123,10 +128,14 @@ impl Transports {
     }
 
     /// A client ends its transport session.
-    pub(super) fn delete(&self, id: &str) {
+    pub(super) fn delete(&self, id: &str, principal: &Principal) {
         let mut known = self.known();
         let id: SessionId = id.into();
-        if known.deleted.insert(SessionId::clone(&id)) {
+        if known
+            .deleted
+            .insert(SessionId::clone(&id), principal.clone())
+            .is_none()
+        {
             known.oldest_deleted.push_back(id);
         }
         if known.oldest_deleted.len() > DELETED
@@ -136,15 +145,36 @@ impl Transports {
         }
     }
 
+    /// Makes a request with an id that is not its caller's one with an id that is nobody's. One that an earlier server
+    /// handed out still names the conversation, among the caller's own ones: whether somebody else has a transport
+    /// session of that name makes no difference that could be seen.
+    pub(super) fn forget<B>(&self, request: &mut Request<B>) {
+        let id = request.headers().get(HEADER).and_then(|id| id.to_str().ok());
+        let earlier = Earlier(id.and_then(|id| self.earlier(id)));
+        request
+            .headers_mut()
+            .insert(HEADER, HeaderValue::from_static("unknown"));
+        request.extensions_mut().insert(earlier);
+    }
+
+    fn earlier(&self, id: &str) -> Option<Arc<Carrier>> {
+        let id = self.tools.resolver().genuine(id)?;
+        Some(Arc::new(Carrier::from_earlier(id)))
+    }
+
     /// The conversation that a request's transport session stands for: one that is open, or an id that an earlier
     /// server handed out.
     pub(super) fn carrier(&self, parts: &Parts) -> Option<Arc<Carrier>> {
+        if let Some(Earlier(carrier)) = parts.extensions.get() {
+            return carrier.clone();
+        }
         let id = parts.headers.get(HEADER)?.to_str().ok()?;
+        // The request would not be here if it were not its caller's.
         if let Some(open) = self.known().open.get(id) {
             return Some(Arc::clone(&open.carrier));
         }
-        let id = self.tools.resolver().genuine(id)?;
-        Some(Arc::new(Carrier::from_earlier(id)))
+        // Race: it was closed in between.
+        self.earlier(id)
     }
 }
 

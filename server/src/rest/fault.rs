@@ -4,6 +4,7 @@ use greenroom_protocol::{Refusal, RefusalKind};
 use serde_json::{Value, json};
 
 use crate::{
+    auth::Denied,
     error::{Failure, FailureKind},
     guest::GuestError,
     sessions::OpenError,
@@ -25,6 +26,8 @@ pub(crate) enum Code {
     InvalidApiVersion,
     /// There is no such call.
     NotSupported,
+    /// The caller may not.
+    Forbidden,
     /// No such session.
     SessionNotFound,
     /// No such file.
@@ -62,6 +65,7 @@ impl Code {
             Self::PathInvalid => "FilePathInvalid",
             Self::InvalidApiVersion => "InvalidApiVersion",
             Self::NotSupported => "SessionRequestNotSupported",
+            Self::Forbidden => "Forbidden",
             Self::SessionNotFound => "SessionWithIdentifierNotFound",
             Self::FileNotFound => "FileNotFound",
             Self::ExecutionNotFound => "ExecutionNotFound",
@@ -85,6 +89,7 @@ impl Code {
             | Self::PathInvalid
             | Self::InvalidApiVersion
             | Self::NotSupported => 400,
+            Self::Forbidden => 403,
             Self::SessionNotFound | Self::FileNotFound | Self::ExecutionNotFound | Self::PoolNotFound => 404,
             Self::RequestTimeout => 408,
             Self::Conflict => 409,
@@ -181,6 +186,12 @@ impl Fault {
     }
 }
 
+impl From<Denied> for Fault {
+    fn from(denied: Denied) -> Self {
+        Self::new(Code::Forbidden, denied.to_string())
+    }
+}
+
 impl From<&GuestError> for Fault {
     fn from(error: &GuestError) -> Self {
         match error {
@@ -231,6 +242,7 @@ impl From<&OpenError> for Fault {
             (_, OpenError::NoPool(_)) => Code::PoolNotFound,
             (FailureKind::Capacity, _) => Code::SessionsExceeded,
             (FailureKind::Busy, _) => Code::TooManyRequests,
+            (FailureKind::Forbidden, _) => Code::Forbidden,
             // "Not yours" and "does not exist" read the same.
             (FailureKind::NotFound, _) => Code::SessionNotFound,
             (FailureKind::BadArgument, _) => Code::ValidationFailed,

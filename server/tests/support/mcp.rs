@@ -9,8 +9,9 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use greenroom::{
+    auth::Identity,
     config::{Config, Inputs, Loaded},
-    conversation::{Principal, Secret},
+    conversation::Secret,
     engine::Engine as _,
     links::Links,
     mcp::{Answered, Endpoint, Mcp, Ways},
@@ -84,7 +85,7 @@ impl Front {
     }
 
     pub async fn send(&self, request: Request<Bytes>) -> Response<Answered> {
-        self.endpoint.handle(request, &Principal::Local).await
+        self.endpoint.handle(request, &Identity::LOCAL).await
     }
 
     /// A message of the legacy era.
@@ -174,7 +175,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn of(reply: &Reply) -> Self {
+    pub fn of(reply: &Reply) -> Self {
         let result = &reply
             .messages
             .last()

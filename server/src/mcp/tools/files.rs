@@ -180,7 +180,8 @@ pub(super) fn about(path: &WorkPath, failure: Failure) -> Failure {
                 ..failure
             }
         }
-        FailureKind::Capacity
+        FailureKind::Forbidden
+        | FailureKind::Capacity
         | FailureKind::Busy
         | FailureKind::NoKernel
         | FailureKind::Unavailable

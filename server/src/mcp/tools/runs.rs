@@ -307,6 +307,7 @@ fn public(error: &GuestError) -> Failure {
         | FailureKind::Busy
         | FailureKind::NoKernel
         | FailureKind::Unavailable
+        | FailureKind::Forbidden
         | FailureKind::NotFound
         | FailureKind::Conflict
         | FailureKind::DiskFull

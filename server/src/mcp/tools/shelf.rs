@@ -12,6 +12,7 @@ use super::{
     files::part,
 };
 use crate::{
+    auth::Scope,
     conversation::{ConversationId, SessionKey},
     error::{Failure, FailureKind},
     guest::Depth,
@@ -134,6 +135,8 @@ impl Tools {
 
     /// Which session a request is about; `None` where it says of none.
     fn shelf(&self, asked: &Asked<'_>) -> Result<Option<(SessionKey, ConversationId)>, Failure> {
+        asked.identity.may(Scope::Files).map_err(Failure::forbidden)?;
+        let (pool, _) = self.pool(None, &asked.identity.pools)?;
         let resolved = self
             .resolver
             .resolve(asked)
@@ -142,7 +145,7 @@ impl Tools {
             return Ok(None);
         }
         let key = SessionKey {
-            pool: self.config.default_pool.clone(),
+            pool: pool.clone(),
             principal: resolved.principal,
             conversation: resolved.key,
         };
