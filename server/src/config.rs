@@ -25,6 +25,9 @@ pub use self::{
     units::{Cpus, Period, Size},
 };
 
+/// No call takes longer than this to answer: hosts give up after 60 s without a word.
+pub(crate) const LONGEST_CALL: Duration = Duration::from_secs(55);
+
 /// Everything that an operator decides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {

@@ -12,7 +12,7 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::json;
 use support::{
-    fake_engine::FakeEngine,
+    fake_engine::{FakeEngine, Fault, Op},
     mcp::{Front, Reply, modern},
     server::key,
 };
@@ -188,6 +188,32 @@ async fn a_run_that_outlasts_patience_goes_on_and_is_fetched() {
     let over = front.call("get_run", get(50)).await;
     assert_eq!((over.state().0, over.field("result")), ("ok", "7"), "{over:?}");
     assert!(over.text.contains("over"), "{over:?}");
+    front.end(&engine).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn patience_is_for_the_run_and_not_for_its_sandbox() {
+    let engine = FakeEngine::new();
+    // Both that boot at first never come up: the next one is asked for when their deadline is over.
+    engine.script(Op::Start, [Fault::Hangs, Fault::Hangs]);
+    let front = Front::with(&engine, "one", "patience = \"2s\"");
+    let started = Instant::now();
+    let answer = front
+        .run(
+            "waits-for-a-sandbox",
+            "print tick\nwait 1000\nprint tock\nresult 7",
+        )
+        .await;
+    assert!(
+        started.elapsed() > Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!(
+        (answer.state(), answer.field("result")),
+        (("ok", "new"), "7"),
+        "{answer:?}"
+    );
     front.end(&engine).await;
 }
 

@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     Aliases, ArchiveConfig, ArchivePlace, Config, ConversationConfig, Cpus, EngineConfig, EngineKind,
-    ErrorStyle, HttpConfig, Limits, LinkConfig, LogFormat, MetaPath, PoolConfig, Runtime, Size,
+    ErrorStyle, HttpConfig, LONGEST_CALL, Limits, LinkConfig, LogFormat, MetaPath, PoolConfig, Runtime, Size,
     layers::{Effective, Layers, Raw, Report, Source, place},
     settings::{Setting, words},
 };
@@ -35,9 +35,6 @@ const LEAST_PIDS: u32 = 128;
 
 /// Below this a sandbox does not boot.
 const LEAST_MEMORY: Size = Size::mib(64);
-
-/// The most that a call may wait for its run. Hosts give up after 60 s without a word.
-const MOST_PATIENCE: Duration = Duration::from_secs(55);
 
 /// What a configuration is made from.
 #[derive(Clone, Debug, Default)]
@@ -172,10 +169,10 @@ fn log(from: &mut Layers) -> String {
 
 fn patience(from: &mut Layers) -> Duration {
     let (patience, source) = from.take_from("patience", 45 * SECOND);
-    if patience > MOST_PATIENCE || patience < SECOND {
+    if patience > LONGEST_CALL || patience < SECOND {
         let message = format!(
             "must lie between 1s and {}s: hosts give up after 60s",
-            MOST_PATIENCE.as_secs()
+            LONGEST_CALL.as_secs()
         );
         from.problem(source, "patience", message);
     }

@@ -300,11 +300,13 @@ impl Tools {
         })
     }
 
-    /// The conversation's sandbox, made if there is none. Says how it goes, and gives up when patience does: the
-    /// opening goes on, and the next call finds what came of it.
+    /// The conversation's sandbox, made if there is none. Says how it goes, and gives up when patience does, or when
+    /// the pool lets no claim wait longer, whichever is later: the opening goes on, and the next call finds what came
+    /// of it.
     async fn open(&self, call: &Call<'_>) -> Result<Session, Stop> {
         let opening = self.sessions.open(&call.key, call.terms());
-        match call.watch.wait("waiting for a sandbox", opening).await {
+        let watch = call.watch.allowing(call.pool.claim_wait);
+        match watch.wait("waiting for a sandbox", opening).await {
             Await::Ready(Ok(session)) => {
                 if let (Some(carrier), Origin::Carried) = (call.caller.carrier, call.resolved.origin) {
                     carrier.reach(&call.key);
@@ -317,7 +319,7 @@ impl Tools {
                 FailureKind::Unavailable,
                 format!(
                     "no sandbox was ready within {} s. Try again",
-                    self.config.patience.as_secs()
+                    call.watch.elapsed().as_secs()
                 ),
             )
             .into()),

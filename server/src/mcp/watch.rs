@@ -5,7 +5,10 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::{caller::Caller, render::span, transcript::Transcript};
-use crate::guest::{GuestError, RunFollow};
+use crate::{
+    config::LONGEST_CALL,
+    guest::{GuestError, RunFollow},
+};
 
 /// Between progress messages: a client that resets its time-out on progress has one of at least ten seconds.
 const TICK: Duration = Duration::from_secs(5);
@@ -50,6 +53,15 @@ impl<'a> Watch<'a> {
             caller,
             started,
             until: started + patience,
+        }
+    }
+
+    /// The same clock, on which something may take until `wait` from now.
+    pub(super) fn allowing(self, wait: Duration) -> Self {
+        let latest = (Instant::now() + wait).min(self.started + LONGEST_CALL);
+        Self {
+            until: latest.max(self.until),
+            ..self
         }
     }
 

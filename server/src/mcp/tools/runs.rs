@@ -81,7 +81,9 @@ impl Tools {
         match session.guest.run(request) {
             Ok(mut run) => {
                 let enough = |seen: &Transcript| waiting == Waiting::NotAtAll && seen.is_placed();
-                call.watch.follow(&mut run, transcript, enough).await
+                // Patience is for runs: what the sandbox took does not count.
+                let watch = call.watch.allowing(self.config.patience);
+                watch.follow(&mut run, transcript, enough).await
             }
             Err(error) => Waited::Failed(error),
         }
