@@ -1,7 +1,17 @@
 //! Who calls, and what they may do: identities, their scopes and pools, whatever protocol the call came by.
 
+pub mod commands;
+mod key;
+mod key_file;
+mod keyring;
+
 use std::{fmt, str::FromStr, sync::Arc};
 
+pub use self::{
+    key::{ApiKey, BadKey, Fingerprint, KeyId},
+    key_file::{KeyError, KeyFile, Order, Record},
+    keyring::Keyring,
+};
 use crate::conversation::{PoolName, Principal};
 
 /// What a caller may do. Each call needs one of them, or none.

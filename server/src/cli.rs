@@ -8,7 +8,8 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use greenroom::{
-    config::{Inputs, Loaded, Report},
+    auth::Scope,
+    config::{Inputs, Loaded, Period, Report},
     copy::End,
     operator::Which,
 };
@@ -82,6 +83,11 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// API keys: who may call a server that others can reach
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
     /// What `stdio` starts: serves processes until none has been there for a while
     #[command(hide = true)]
     Background,
@@ -91,6 +97,38 @@ pub(crate) enum Command {
     Config,
     /// Prints the version
     Version,
+}
+
+/// What to do with keys. A running server needs no restart.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Makes one, and prints it: it cannot be shown again
+    Create {
+        /// What to call it
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        name: String,
+        /// What its holder may do: run, files or admin, once for each [default: run and files]
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<Scope>,
+        /// A pool that it is for, once for each; the first is the one of calls that name none [default: all]
+        #[arg(long = "pool", value_name = "NAME")]
+        pools: Vec<String>,
+        /// How long it is good, such as 90d [default: until it is revoked]
+        #[arg(long, value_name = "TIME")]
+        expires: Option<Period>,
+    },
+    /// Shows them, but for the keys themselves
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Takes one back: the next request with it is refused
+    Revoke {
+        /// Its id, as the list shows it
+        #[arg(value_name = "ID")]
+        id: String,
+    },
 }
 
 /// What to do with sessions.

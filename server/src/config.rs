@@ -45,7 +45,7 @@ pub struct Config {
     pub patience: Duration,
     /// `stdio_linger`: how long a server that `greenroom stdio` started stays when its last process has ended.
     pub stdio_linger: Duration,
-    /// `state_dir`: the secret, the socket for `greenroom stdio`, its log, and later keys.
+    /// `state_dir`: the secret, the socket for `greenroom stdio`, its log, the keys.
     pub state_dir: PathBuf,
     /// `secret_file`: where the deployment's secret lies, if not in the state directory.
     pub secret_file: Option<PathBuf>,

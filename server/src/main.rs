@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use greenroom::{
     attach::{self, AttachError, Attachment, Socket, Start},
+    auth::commands::{self, Wanted},
     config::{Config, Loaded, LogFormat},
     conversation::ConversationId,
     copy::copy,
@@ -23,7 +24,7 @@ use greenroom::{
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
-use self::cli::{Cli, Command, SessionsCommand, Settings};
+use self::cli::{Cli, Command, KeyCommand, SessionsCommand, Settings};
 
 /// The command line or the configuration is wrong: `EX_USAGE`.
 const WRONG: u8 = 64;
@@ -73,6 +74,7 @@ fn run(Cli { settings, command }: Cli, loaded: Loaded) -> Result<ExitCode> {
             let broom = if dry_run { Broom::Dry } else { Broom::Wet };
             print(&runtime()?.block_on(operator::sweep(&loaded.config, broom))?)?;
         }
+        Command::Key { command } => key(&loaded.config, command)?,
         Command::Doctor => {
             log(&loaded.config)?;
             let report = runtime()?.block_on(doctor::run(&loaded.config));
@@ -128,6 +130,34 @@ fn run(Cli { settings, command }: Cli, loaded: Loaded) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The key alone goes to standard output, so that a script can take it.
+fn key(config: &Config, command: KeyCommand) -> Result<()> {
+    match command {
+        KeyCommand::Create {
+            name,
+            scopes,
+            pools,
+            expires,
+        } => {
+            let wanted = Wanted {
+                name,
+                scopes,
+                pools,
+                lasts: expires.map(|period| period.0),
+            };
+            let made = commands::create(config, wanted)?;
+            print(&format!("{}\n", made.key.reveal()))?;
+            complain(&made.note);
+        }
+        KeyCommand::List { json } => {
+            let format = if json { Format::Json } else { Format::Table };
+            print(&commands::list(config, format)?)?;
+        }
+        KeyCommand::Revoke { id } => print(&commands::revoke(config, &id)?)?,
+    }
+    Ok(())
 }
 
 async fn background(config: Arc<Config>) -> Result<()> {
