@@ -1,6 +1,7 @@
 //! Who calls, and what they may do: identities, their scopes and pools, whatever protocol the call came by.
 
 pub mod commands;
+pub mod gate;
 mod key;
 mod key_file;
 mod keyring;
@@ -8,6 +9,7 @@ mod keyring;
 use std::{fmt, str::FromStr, sync::Arc};
 
 pub use self::{
+    gate::{Gate, GateError, Required},
     key::{ApiKey, BadKey, Fingerprint, KeyId},
     key_file::{KeyError, KeyFile, Order, Record},
     keyring::Keyring,

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use greenroom_protocol::Language;
 use greenroom_tool_schemas::ToolName;
 
-use crate::conversation::PoolName;
+use crate::{auth::Required, conversation::PoolName};
 
 pub use self::{
     layers::{Effective, Problem, Report, Source},
@@ -31,7 +31,7 @@ pub(crate) const LONGEST_CALL: Duration = Duration::from_secs(55);
 /// Everything that an operator decides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// `listen`: where HTTP is served. Loopback, as long as nobody is authenticated.
+    /// `listen`: where HTTP is served. Off loopback everybody is authenticated.
     pub listen: SocketAddr,
     /// `default_pool`: the pool of a call that names none.
     pub default_pool: PoolName,
@@ -57,6 +57,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `[engine]`.
     pub engine: EngineConfig,
+    /// `[auth]`.
+    pub auth: AuthConfig,
     /// `[http]`.
     pub http: HttpConfig,
     /// `[conversation]`.
@@ -133,6 +135,13 @@ impl Runtime {
     pub const fn must_prove_gvisor(self) -> bool {
         matches!(self, Self::Runsc)
     }
+}
+
+/// `[auth]`: who is let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthConfig {
+    /// `required`: of whom a credential is demanded.
+    pub required: Required,
 }
 
 /// `[http]`: who may talk to the listener.

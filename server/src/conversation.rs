@@ -77,6 +77,19 @@ pub enum Principal {
     User(Box<Self>, String),
 }
 
+/// For the log: whoever it is, and no secret.
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.write_str("local"),
+            Self::Key(id) => write!(f, "key {id}"),
+            // Made outside, so escaped.
+            Self::Subject { issuer, subject } => write!(f, "{issuer} {subject:?}"),
+            Self::User(host, user) => write!(f, "{host} for {user:?}"),
+        }
+    }
+}
+
 impl Principal {
     /// Appends an encoding that no other principal shares: each part is tagged and length-prefixed.
     fn encode(&self, out: &mut Vec<u8>) {

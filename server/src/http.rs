@@ -1,12 +1,13 @@
 //! HTTP: listener, limits, who may talk to it, health, metrics. The only place that names `axum`.
 //!
 //! ```text
-//! listener (connections, headers in time) ─▶ guard (Host, Origin) ─▶ body (size, time, budget) ─▶ /mcp
-//!                                                                 ├▶ /sse /messages · /healthz · /readyz · /metrics
-//!                                                                 ├▶ /pools: the data plane of Azure's sessions
+//! listener (connections, headers in time) ─▶ guard (Host, Origin) ┬▶ auth (who calls) ─▶ /mcp /sse /messages /metrics
+//!                                                                 │                  └▶ /pools: the data plane of Azure's sessions
+//!                                                                 ├▶ /healthz · /readyz
 //!                                                                 └▶ /files: links, each its own permission
 //! ```
 
+mod auth;
 mod body;
 mod carried;
 mod crowd;
@@ -28,14 +29,18 @@ use axum::{
 };
 use tracing::Instrument as _;
 
-use self::{body::Bodies, guard::Guard};
+use self::{
+    auth::{Doorman, authenticate},
+    body::Bodies,
+    guard::Guard,
+};
 pub use self::{
     links::door,
     listener::{Http, Served},
     pools::Rest,
 };
 use crate::{
-    auth::Identity,
+    auth::{Gate, Identity, Scope},
     config::Config,
     conversation::PoolName,
     links::Links,
@@ -47,6 +52,8 @@ use crate::{
 /// What HTTP serves.
 #[derive(Clone, Debug)]
 pub struct App {
+    /// Who is let in.
+    pub gate: Arc<Gate>,
     /// `/mcp`.
     pub endpoint: Endpoint,
     /// `/sse` and `/messages`, if they are served.
@@ -75,20 +82,23 @@ fn router(app: App, config: &Config, address: SocketAddr) -> Router {
         app: Arc::new(app),
         bodies: Bodies::new(&config.limits),
     };
-    let router = Router::new().route("/mcp", any(mcp));
+    let doorman = Doorman::new(Arc::clone(&shared.app.gate), shared.app.metrics.clone());
+    let asked = middleware::from_fn_with_state(Arc::new(doorman), authenticate);
+    let router = Router::new()
+        .route("/mcp", any(mcp))
+        .route("/metrics", get(metrics));
     let router = match &shared.app.sse {
         Some(sse) => router.merge(sse_routes(sse)),
         None => router,
     };
     let pools = pools::routes(shared.app.rest.clone(), shared.bodies.clone());
     router
+        .route_layer(asked.clone())
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
         .fallback(|| async { (StatusCode::NOT_FOUND, "Not Found: MCP is at /mcp\n") })
-        .layer(middleware::from_fn(authenticate))
         .with_state(shared)
-        .merge(pools.layer(middleware::from_fn(authenticate)))
+        .merge(pools.route_layer(asked))
         .merge(links)
         .layer(middleware::from_fn_with_state(guard, check))
         .layer(middleware::from_fn(trace))
@@ -105,7 +115,8 @@ async fn trace(request: Request, next: Next) -> Response {
         path if path.starts_with("/subscriptions/") => "/subscriptions",
         path => path,
     };
-    let span = tracing::info_span!("http", id, method = %request.method(), path);
+    let caller = tracing::field::Empty;
+    let span = tracing::info_span!("http", id, method = %request.method(), path, caller);
     let mut response = next.run(request).instrument(span).await;
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
@@ -126,12 +137,6 @@ async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) ->
             (StatusCode::FORBIDDEN, format!("Forbidden: {refusal}\n")).into_response()
         }
     }
-}
-
-/// Says who is calling. As long as nobody is authenticated the listener is on loopback, and everybody is local.
-async fn authenticate(mut request: Request, next: Next) -> Response {
-    request.extensions_mut().insert(Identity::LOCAL);
-    next.run(request).await
 }
 
 async fn mcp(
@@ -185,7 +190,11 @@ async fn readyz(State(shared): State<Shared>) -> Response {
     (status, text).into_response()
 }
 
-async fn metrics(State(shared): State<Shared>) -> Response {
+async fn metrics(State(shared): State<Shared>, Extension(identity): Extension<Identity>) -> Response {
+    // They tell of every pool and of everybody's calls.
+    if let Err(denied) = identity.may(Scope::Admin) {
+        return (StatusCode::FORBIDDEN, format!("Forbidden: {denied}\n")).into_response();
+    }
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let pools = shared.app.pools.iter().map(|pool| {
         let name: &PoolName = pool.spec().name();

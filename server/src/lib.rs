@@ -49,8 +49,8 @@
 //!
 //! # What is absent
 //! No database: the engine's names are the record, the sandbox's own lease is the clock. No scheduler: one engine
-//! is one pool of places. No reset of a used sandbox. No lock across an await. Not yet: authentication (so
-//! loopback only).
+//! is one pool of places. No reset of a used sandbox. No lock across an await. No accounts: a key or a
+//! token is a principal.
 //!
 //! # Who may use whom
 //! ```text

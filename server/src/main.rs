@@ -12,7 +12,10 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use greenroom::{
     attach::{self, AttachError, Attachment, Socket, Start},
-    auth::commands::{self, Wanted},
+    auth::{
+        Gate, GateError,
+        commands::{self, Wanted},
+    },
     config::{Config, Loaded, LogFormat},
     conversation::ConversationId,
     copy::copy,
@@ -96,7 +99,15 @@ fn run(Cli { settings, command }: Cli, loaded: Loaded) -> Result<ExitCode> {
         }
         Command::Serve { .. } => {
             log(&loaded.config)?;
-            runtime()?.block_on(async { Server::start(Arc::new(loaded.config)).await?.http().await })?;
+            // Before anything is started: a server that would let anybody in, or nobody, is a mistake.
+            let gate = match Gate::open(&loaded.config) {
+                Err(error @ GateError::Nobody { .. }) => {
+                    complain(&error.to_string());
+                    return Ok(ExitCode::from(WRONG));
+                }
+                gate => gate?,
+            };
+            runtime()?.block_on(async { Server::start(Arc::new(loaded.config)).await?.http(gate).await })?;
         }
         Command::Background => {
             log(&loaded.config)?;

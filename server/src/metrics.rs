@@ -11,6 +11,7 @@ use prometheus_client::{
 
 use crate::{
     archive::{ArchiveEvent, ArchiveObserver},
+    auth::gate::Refusal,
     conversation::PoolName,
     error::FailureKind,
     pool::{Census, Hit, PoolEvent, PoolObserver},
@@ -53,6 +54,7 @@ struct Shared {
     calls_in_flight: Gauge,
     failures: Family<Failed, Counter>,
     connections: Gauge,
+    refused: Family<Refused, Counter>,
     archives: Family<ByOutcome, Counter>,
     archive_seconds: Histogram,
     restores: Family<ByOutcome, Counter>,
@@ -106,6 +108,11 @@ struct Failed {
     kind: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    credential: &'static str,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -131,6 +138,7 @@ impl Metrics {
             calls_in_flight: Gauge::default(),
             failures: Family::default(),
             connections: Gauge::default(),
+            refused: Family::default(),
             archives: Family::default(),
             archive_seconds: Histogram::new(ARCHIVE_SECONDS),
             restores: Family::default(),
@@ -184,6 +192,12 @@ impl Metrics {
         let known = Language::KNOWN.iter().find(|known| **known == language);
         let language = known.map_or("other", Language::as_str);
         self.shared.runs.get_or_create(&Run { language, status }).inc();
+    }
+
+    /// A request was not let in.
+    pub fn refused(&self, refusal: Refusal) {
+        let credential = refusal.as_str();
+        self.shared.refused.get_or_create(&Refused { credential }).inc();
     }
 
     /// A connection was opened; it ends when the answer is dropped.
@@ -253,6 +267,11 @@ impl Shared {
             "pool_claims_waiting",
             "Calls that wait for a sandbox",
             self.claims_waiting.clone(),
+        );
+        registry.register(
+            "requests_refused",
+            "Requests that were not let in, by their credential: missing or bad",
+            self.refused.clone(),
         );
         registry.register(
             "boots",

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     archive::Archive,
     attach::{self, Attending, Socket, SocketError},
+    auth::Gate,
     config::{Config, EngineKind, PoolConfig},
     conversation::{ConversationId, PoolName, Secret, hex},
     engine::{Engine, EngineError, docker::DockerEngine},
@@ -179,7 +180,7 @@ impl Server {
     ///
     /// # Errors
     /// [`ServeError`].
-    pub async fn http(self) -> Result<(), ServeError> {
+    pub async fn http(self, gate: Gate) -> Result<(), ServeError> {
         let stop = signals()?;
         let http = match Http::bind(&self.config).await {
             Ok(http) => http,
@@ -193,7 +194,9 @@ impl Server {
         };
         let address = http.address();
         self.links.served_at(address);
+        let demand = gate.demand();
         let app = App {
+            gate: Arc::new(gate),
             endpoint: self.mcp.endpoint(),
             sse: self.config.http.sse.then(|| self.mcp.sse()),
             links: self.links.clone(),
@@ -208,7 +211,7 @@ impl Server {
             pools: self.pools.clone(),
         };
         let served = http.start(app, &self.config);
-        tracing::info!("MCP is at http://{address}/mcp");
+        tracing::info!(?demand, "MCP is at http://{address}/mcp");
         let attending = self.attend_if_free();
         stop.cancelled().await;
         tracing::info!("shutting down; a second signal ends it at once");

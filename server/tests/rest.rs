@@ -1,156 +1,16 @@
 //! What programs get over REST: a real socket, the fake engine, real agents with a scripted kernel.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod support;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use bytes::Bytes;
-use greenroom::{
-    conversation::Secret,
-    engine::Engine as _,
-    http::{App, Http, Rest, Served},
-    metrics::Metrics,
-};
-use http::{HeaderMap, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::rt::TokioIo;
+use greenroom::engine::Engine as _;
+use http::StatusCode;
 use serde_json::{Value, json};
-use support::{fake_engine::FakeEngine, mcp::Front};
-use tokio::net::TcpStream;
+use support::house::House;
 
 const OLD: &str = "api-version=2024-02-02-preview";
 const NEW: &str = "api-version=2025-02-02-preview";
-
-/// A server with its listener.
-struct House {
-    engine: FakeEngine,
-    front: Front,
-    served: Served,
-    address: SocketAddr,
-}
-
-struct Reply {
-    status: u16,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-impl Reply {
-    fn json(&self) -> Value {
-        assert_eq!(
-            self.headers[header::CONTENT_TYPE],
-            "application/json; charset=utf-8"
-        );
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
-    }
-
-    fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map(|value| value.to_str().unwrap())
-            .unwrap_or_default()
-    }
-
-    /// Status and code of an error.
-    fn code(&self) -> (u16, String) {
-        let body = self.json();
-        let code = body["error"]["code"].as_str().unwrap_or_default().to_owned();
-        assert_eq!(self.header("x-ms-error-code"), code, "{body}");
-        assert!(
-            !body["error"]["message"].as_str().unwrap_or_default().is_empty(),
-            "{body}"
-        );
-        (self.status, code)
-    }
-}
-
-impl House {
-    async fn open(toml: &str) -> Self {
-        let engine = FakeEngine::new();
-        let front = Front::with(&engine, "one", &format!("listen = \"127.0.0.1:0\"\n{toml}"));
-        let http = Http::bind(&front.config).await.unwrap();
-        let address = http.address();
-        let sessions = front.server.sessions.clone();
-        let rest = Rest::new(
-            Arc::clone(&front.config),
-            Secret::new([7; 32]),
-            sessions,
-            Metrics::new(),
-            front.mcp.in_flight(),
-        );
-        let app = App {
-            endpoint: front.mcp.endpoint(),
-            sse: None,
-            links: front.links.clone(),
-            rest,
-            metrics: Metrics::new(),
-            pools: Vec::new(),
-        };
-        let served = http.start(app, &front.config);
-        Self {
-            engine,
-            front,
-            served,
-            address,
-        }
-    }
-
-    /// `METHOD /path?query` below the pool; a body that is JSON calls itself that.
-    async fn ask(&self, line: &str, body: impl Into<Bytes>) -> Reply {
-        self.ask_with(line, &[("content-type", "application/json")], body)
-            .await
-    }
-
-    async fn ask_with(&self, line: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
-        let (method, target) = line.split_once(' ').unwrap();
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("/pools/python{target}"))
-            .header(header::HOST, self.address.to_string());
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(body.into())).unwrap();
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .unwrap();
-        let connection = tokio::spawn(connection);
-        let response = send.send_request(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        drop(send);
-        connection.await.unwrap().unwrap();
-        Reply {
-            status: parts.status.as_u16(),
-            headers: parts.headers,
-            body,
-        }
-    }
-
-    async fn run(&self, identifier: &str, code: &str) -> Reply {
-        self.ask(
-            &format!("POST /executions?identifier={identifier}"),
-            json!({ "code": code }).to_string(),
-        )
-        .await
-    }
-
-    async fn end(self) {
-        self.served.stop_accepting();
-        self.front.mcp.close(Duration::from_secs(5)).await;
-        self.served.finish().await;
-        for sandbox in self.engine.list().await.unwrap() {
-            if sandbox.adopted {
-                self.engine.destroy(&sandbox.id).await.unwrap();
-            }
-        }
-        self.front.server.stop().await;
-        self.engine.assert_nothing_left().await;
-    }
-}
 
 /// What differs from run to run.
 fn masked(mut value: Value) -> Value {

@@ -19,6 +19,7 @@ use std::{path::Path, sync::Arc};
 use anyhow::Result;
 use fixtures::Fixtures;
 use greenroom::{
+    auth::Gate,
     config::{Inputs, Loaded},
     conversation::Secret,
     engine::docker::DockerEngine,
@@ -64,6 +65,7 @@ async fn serve_fixtures() -> Result<(Served, String)> {
     let http = Http::bind(&config).await?;
     let url = format!("http://{}/mcp", http.address());
     let app = App {
+        gate: Arc::new(Gate::open(&config)?),
         endpoint: mcp.endpoint_over(Fixtures::new()),
         sse: None,
         links,

@@ -12,12 +12,13 @@ use greenroom_tool_schemas::ToolName;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Aliases, ArchiveConfig, ArchivePlace, Config, ConversationConfig, Cpus, EngineConfig, EngineKind,
-    ErrorStyle, HttpConfig, LONGEST_CALL, Limits, LinkConfig, LogFormat, MetaPath, PoolConfig, Runtime, Size,
+    Aliases, ArchiveConfig, ArchivePlace, AuthConfig, Config, ConversationConfig, Cpus, EngineConfig,
+    EngineKind, ErrorStyle, HttpConfig, LONGEST_CALL, Limits, LinkConfig, LogFormat, MetaPath, PoolConfig,
+    Runtime, Size,
     layers::{Effective, Layers, Raw, Report, Source, place},
     settings::{Setting, words},
 };
-use crate::conversation::PoolName;
+use crate::{auth::Required, conversation::PoolName};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -116,8 +117,10 @@ impl Loaded {
 }
 
 fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
+    let auth = auth(from);
     let config = Config {
-        listen: listen(from),
+        listen: listen(from, &auth),
+        auth,
         tools: from.take("tools", Tools(ToolName::STANDARD.to_vec())).0,
         aliases: from.take("aliases", Aliases::None),
         errors: from.take("errors", ErrorStyle::Result),
@@ -149,10 +152,18 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
     }
 }
 
-fn listen(from: &mut Layers) -> SocketAddr {
+fn auth(from: &mut Layers) -> AuthConfig {
+    AuthConfig {
+        required: from.take("auth.required", Required::Auto),
+    }
+}
+
+fn listen(from: &mut Layers, auth: &AuthConfig) -> SocketAddr {
     let (listen, source) = from.take_from("listen", SocketAddr::from((Ipv4Addr::LOCALHOST, 8484)));
-    if !listen.ip().is_loopback() {
-        let message = format!("{listen} is not a loopback address; without authentication there is no other");
+    if !listen.ip().is_loopback() && auth.required == Required::Never {
+        let message = format!(
+            "{listen} is not a loopback address: there auth.required cannot be \"never\", since anybody could run code"
+        );
         from.problem(source, "listen", message);
     }
     listen
@@ -460,6 +471,7 @@ enum Egress {
     None,
 }
 
+words!(Required { "auto" => Required::Auto, "always" => Required::Always, "never" => Required::Never });
 words!(PoolKind { "interpreter" => PoolKind::Interpreter });
 words!(Egress { "none" => Egress::None });
 words!(Aliases { "none" => Aliases::None, "azure" => Aliases::Azure });

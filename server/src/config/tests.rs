@@ -86,6 +86,8 @@ lifetime = \"1h\"
 swap = true
 [pool.Bad]
 [auth]
+required = \"never\"
+[authn]
 ";
     let inputs = Inputs {
         env: pairs(&[("GREENROOM_WRAM", "3"), ("GREENROOM_ERRORS", "loud")]),
@@ -104,7 +106,7 @@ swap = true
         "default: pool.python.idle: must not be longer than lifetime",
         "greenroom.toml:11: pool.python.swap: unknown key; known here: boot_timeout, ",
         "greenroom.toml:12: pool.Bad: a pool's name is ",
-        "greenroom.toml:13: auth: unknown key",
+        "greenroom.toml:15: authn: unknown key",
         "GREENROOM_WRAM: no setting has this variable",
         "GREENROOM_ERRORS: errors: \"loud\" is not one of result, flag",
         "command line: pool.python.pids: must be at least 128",

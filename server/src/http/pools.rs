@@ -285,7 +285,12 @@ fn json(body: impl Into<Body>) -> Response {
 fn refusal(fault: &Fault) -> Response {
     let trace = hex(&rand::random::<[u8; 8]>());
     tracing::info!(code = fault.code.as_str(), trace, "refused");
-    let mut response = json(fault.envelope(&trace).to_string());
+    envelope(fault, &trace)
+}
+
+/// What the data plane's clients read of a fault.
+pub(super) fn envelope(fault: &Fault, trace: &str) -> Response {
+    let mut response = json(fault.envelope(trace).to_string());
     *response.status_mut() = StatusCode::from_u16(fault.code.status()).unwrap_or(StatusCode::BAD_GATEWAY);
     let headers = response.headers_mut();
     headers.insert(ERROR_CODE, HeaderValue::from_static(fault.code.as_str()));

@@ -26,6 +26,8 @@ pub(crate) enum Code {
     InvalidApiVersion,
     /// There is no such call.
     NotSupported,
+    /// No credential, or none that is known.
+    Unauthorized,
     /// The caller may not.
     Forbidden,
     /// No such session.
@@ -65,6 +67,7 @@ impl Code {
             Self::PathInvalid => "FilePathInvalid",
             Self::InvalidApiVersion => "InvalidApiVersion",
             Self::NotSupported => "SessionRequestNotSupported",
+            Self::Unauthorized => "Unauthorized",
             Self::Forbidden => "Forbidden",
             Self::SessionNotFound => "SessionWithIdentifierNotFound",
             Self::FileNotFound => "FileNotFound",
@@ -89,6 +92,7 @@ impl Code {
             | Self::PathInvalid
             | Self::InvalidApiVersion
             | Self::NotSupported => 400,
+            Self::Unauthorized => 401,
             Self::Forbidden => 403,
             Self::SessionNotFound | Self::FileNotFound | Self::ExecutionNotFound | Self::PoolNotFound => 404,
             Self::RequestTimeout => 408,

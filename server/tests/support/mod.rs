@@ -14,6 +14,7 @@
 pub mod contract;
 pub mod fake_engine;
 pub mod hostile;
+pub mod house;
 pub mod mcp;
 pub mod mortal;
 pub mod pools;

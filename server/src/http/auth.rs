@@ -1,0 +1,121 @@
+//! The gate in front of the routes: puts who calls into each request, and says in each protocol's way who does not.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tokio::time::Instant;
+
+use super::pools;
+use crate::{
+    auth::{
+        Gate,
+        gate::{self, Refusal},
+    },
+    conversation::hex,
+    metrics::Metrics,
+    rest::fault::{Code, Fault},
+};
+
+/// Between two lines of the log about requests that are not let in: a flood of them must not be one of the log.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// Asks whoever comes.
+#[derive(Debug)]
+pub(super) struct Doorman {
+    gate: Arc<Gate>,
+    metrics: Metrics,
+    refused: AtomicU64,
+    told: Mutex<Option<Instant>>,
+}
+
+/// Who reads a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    /// A client of the data plane.
+    Rest,
+    /// Any other.
+    Plain,
+}
+
+impl Reader {
+    fn of(path: &str) -> Self {
+        if path.starts_with("/pools/") || path.starts_with("/subscriptions/") {
+            Self::Rest
+        } else {
+            Self::Plain
+        }
+    }
+}
+
+impl Doorman {
+    pub(super) fn new(gate: Arc<Gate>, metrics: Metrics) -> Self {
+        Self {
+            gate,
+            metrics,
+            refused: AtomicU64::new(0),
+            told: Mutex::default(),
+        }
+    }
+
+    /// Counts a refusal, and logs how many there were, now and then. What was presented is in no log.
+    fn note(&self, refusal: Refusal) {
+        self.metrics.refused(refusal);
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|last| last.elapsed() >= QUIET) {
+            *told = Some(Instant::now());
+            let requests = self.refused.swap(0, Ordering::Relaxed);
+            tracing::warn!(%refusal, requests, "requests were not let in");
+        }
+    }
+}
+
+/// Lets a request in as somebody, or answers 401. Its credential goes no further.
+pub(super) async fn authenticate(
+    State(doorman): State<Arc<Doorman>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match doorman.gate.admit(request.headers(), SystemTime::now()) {
+        Ok(identity) => {
+            tracing::Span::current().record("caller", tracing::field::display(&identity.principal));
+            gate::strip(request.headers_mut());
+            request.extensions_mut().insert(identity);
+            next.run(request).await
+        }
+        Err(refusal) => {
+            doorman.note(refusal);
+            unauthorized(refusal, Reader::of(request.uri().path()))
+        }
+    }
+}
+
+fn unauthorized(refusal: Refusal, reader: Reader) -> Response {
+    let mut response = match reader {
+        Reader::Rest => {
+            let fault = Fault::new(Code::Unauthorized, refusal.to_string());
+            pools::envelope(&fault, &hex(&rand::random::<[u8; 8]>()))
+        }
+        Reader::Plain => (StatusCode::UNAUTHORIZED, format!("Unauthorized: {refusal}\n")).into_response(),
+    };
+    let challenge = match refusal {
+        Refusal::Missing => "Bearer realm=\"greenroom\"",
+        Refusal::Bad => "Bearer realm=\"greenroom\", error=\"invalid_token\"",
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    // Nobody keeps it for the one who comes with a better credential.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
