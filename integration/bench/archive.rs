@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use greenroom::{
-    archive::{Allowance, Archive, Restored, Saved},
+    archive::{Allowance, Archive, Place, Restored, Saved},
     config::Size,
     conversation::{ConversationId, PoolName, Principal, Secret, SessionKey, SessionName},
     engine::Engine,
@@ -39,7 +39,13 @@ pub(crate) async fn keep(report: &mut Report, effort: Effort) -> Result<()> {
         total: Size::gib(10),
         keep: Duration::from_secs(3600),
     };
-    let archive = Archive::in_folder(folder.path(), "bench", secret, allowance, Arc::new(()))?;
+    let archive = Archive::open(
+        &Place::Folder(folder.path().to_owned()),
+        "bench",
+        secret,
+        allowance,
+        Arc::new(()),
+    )?;
     let id = SandboxId::mint()?;
     let saved = save(report, effort, &engine, &archive, &name, &id).await;
     engine.destroy(&id).await?;

@@ -6,6 +6,7 @@
 mod client;
 mod docker;
 mod engine;
+mod packages;
 mod remains;
 mod server;
 pub mod transcripts;
@@ -13,4 +14,5 @@ pub mod transcripts;
 pub use client::{Answer, Client, Era};
 pub use docker::Docker;
 pub use engine::{LiveRestore, PrivateEngine};
+pub use packages::{S3, node, packages};
 pub use server::{Config, Greenroom, agent, binary};

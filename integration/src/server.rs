@@ -38,6 +38,8 @@ pub struct Config {
     pub top: String,
     /// Another engine than the host's.
     pub socket: Option<PathBuf>,
+    /// What its environment says besides.
+    pub env: Vec<(String, String)>,
 }
 
 impl Config {
@@ -57,6 +59,7 @@ impl Default for Config {
             pool: "preload = []\n".into(),
             top: String::new(),
             socket: None,
+            env: Vec::new(),
         }
     }
 }
@@ -93,7 +96,7 @@ impl Greenroom {
             home.path().join("greenroom.toml"),
             toml(config, home.path(), port, &deployment),
         )?;
-        let child = spawn(home.path(), &["serve"])?;
+        let child = spawn(home.path(), &["serve"], &config.env)?;
         let mut server = Self {
             child,
             home,
@@ -118,7 +121,7 @@ impl Greenroom {
             home.path().join("greenroom.toml"),
             toml(config, self.home.path(), port, &self.deployment),
         )?;
-        let child = spawn(home.path(), &["serve"])?;
+        let child = spawn(home.path(), &["serve"], &config.env)?;
         let mut server = Self {
             child,
             home,
@@ -207,7 +210,7 @@ impl Greenroom {
     /// # Errors
     /// It does not come up again.
     pub async fn restart(&mut self) -> Result<()> {
-        self.child = spawn(self.home.path(), &["serve"])?;
+        self.child = spawn(self.home.path(), &["serve"], &self.config.env)?;
         self.ready().await
     }
 
@@ -405,7 +408,7 @@ impl Drop for Greenroom {
     }
 }
 
-fn spawn(home: &Path, arguments: &[&str]) -> Result<Child> {
+fn spawn(home: &Path, arguments: &[&str], env: &[(String, String)]) -> Result<Child> {
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -415,6 +418,7 @@ fn spawn(home: &Path, arguments: &[&str]) -> Result<Child> {
         .args(arguments)
         .arg("--config")
         .arg(home.join("greenroom.toml"))
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -449,7 +453,7 @@ fn beside(name: &str) -> Result<Option<PathBuf>> {
     Ok(places.find(|path| path.is_file()))
 }
 
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
@@ -460,6 +464,7 @@ fn toml(config: &Config, state: &Path, port: u16, deployment: &str) -> String {
         pool,
         top,
         socket,
+        env: _,
     } = config;
     let socket = socket
         .as_ref()

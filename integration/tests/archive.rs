@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
-use greenroom_integration::{Answer, Client, Config, Docker, Era, Greenroom};
+use greenroom_integration::{Answer, Client, Config, Docker, Era, Greenroom, S3};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
@@ -284,6 +284,100 @@ async fn who_makes_room_for_another_loses_no_files() -> Result<()> {
     let back = client.python(first, "('x' in dir(), open('f').read())").await?;
     assert_eq!(back.result(), "(False, 'kept')", "{}", back.text);
     assert_kept(&back, "evicted");
+    client.close().await?;
+    greenroom.finish().await
+}
+
+fn in_bucket(store: &S3, key: &str) -> Config {
+    let top = format!(
+        "archive = \"s3://{}/green/room\"\narchive_endpoint = \"{}\"\n",
+        S3::BUCKET,
+        store.endpoint()
+    );
+    Config {
+        env: S3::credentials(key),
+        ..config("", &top)
+    }
+}
+
+/// Twelve megabytes that do not compress go out in three parts.
+#[tokio::test]
+async fn archives_can_lie_in_a_bucket() -> Result<()> {
+    let mut store = S3::start().await?;
+    let greenroom = Greenroom::start(&in_bucket(&store, S3::KEY)).await?;
+    let folder = format!("green/room/{}", greenroom.deployment());
+    let (docker, client) = (Docker::connect().await?, greenroom.client(Era::Modern).await?);
+    let conversation = "lies-in-a-bucket";
+    let digest = "import hashlib; hashlib.sha256(open('f', 'rb').read()).hexdigest()";
+    client
+        .python(
+            conversation,
+            "import os; n = open('f', 'wb').write(os.urandom(12 << 20))",
+        )
+        .await?;
+    let written = client.python(conversation, digest).await?;
+    greenroom.wait_metric(STORED, 1.0).await?;
+    assert_eq!(store.objects(&folder)?.len(), 1);
+
+    remove(&docker, &greenroom).await?;
+    let back = client.python(conversation, digest).await?;
+    assert_kept(&back, "removed");
+    assert_eq!(back.result(), written.result(), "{}", back.text);
+
+    // Without the store everything works but this: and that is said.
+    store.stop().await?;
+    let unkept = reset(&client, conversation, true).await?;
+    assert!(unkept.is_error, "{}", unkept.text);
+    let still = client
+        .python(conversation, "open('g', 'w').write('later')")
+        .await?;
+    assert_eq!(
+        (still.status(), still.session()),
+        ("ok", "existing"),
+        "{}",
+        still.text
+    );
+    store.resume().await?;
+    let kept = reset(&client, conversation, true).await?;
+    assert!(!kept.is_error, "{}", kept.text);
+    let back = client.python(conversation, "open('g').read()").await?;
+    assert_eq!(back.result(), "'later'", "{}", back.text);
+    assert_kept(&back, "reset");
+
+    // Who forgets the files forgets them there too.
+    reset(&client, conversation, false).await?;
+    assert_eq!(store.objects(&folder)?, Vec::<PathBuf>::new());
+    client.close().await?;
+    greenroom.finish().await
+}
+
+/// A wrong key is met when the first archive is written; nobody's call fails for it.
+#[tokio::test]
+async fn a_bucket_that_lets_nobody_in_costs_the_files_and_no_call() -> Result<()> {
+    let store = S3::start().await?;
+    let greenroom = Greenroom::start(&in_bucket(&store, "SOMEBODY")).await?;
+    let (docker, client) = (Docker::connect().await?, greenroom.client(Era::Modern).await?);
+    let conversation = "has-no-place-there";
+    let first = client
+        .python(conversation, "open('f', 'w').write('lost')")
+        .await?;
+    assert_eq!(first.status(), "ok", "{}", first.text);
+    greenroom
+        .wait_metric("greenroom_archives_total{outcome=\"store\"}", 1.0)
+        .await?;
+    let log = greenroom.log();
+    assert!(
+        log.contains("SignatureDoesNotMatch") && !log.contains("not-its-secret"),
+        "{log}"
+    );
+    remove(&docker, &greenroom).await?;
+    let after = client.python(conversation, "import os; os.listdir()").await?;
+    assert_eq!(
+        (after.session(), after.result(), after.field("restart_reason")),
+        ("restarted", "[]", "removed"),
+        "{}",
+        after.text
+    );
     client.close().await?;
     greenroom.finish().await
 }

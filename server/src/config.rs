@@ -207,6 +207,10 @@ pub struct LinkConfig {
 pub struct ArchiveConfig {
     /// `archive`: where.
     pub place: ArchivePlace,
+    /// `archive_endpoint`: where the bucket is, if not at Amazon. Empty: there.
+    pub endpoint: String,
+    /// `archive_region`: the bucket's. Empty: as the environment says.
+    pub region: String,
     /// `archive_session`: bytes of one session's files.
     pub session: Size,
     /// `archive_total`: bytes of all archives, as they lie there.
@@ -224,6 +228,13 @@ pub enum ArchivePlace {
     StateDir,
     /// In a folder of their own.
     Folder(PathBuf),
+    /// In a bucket of S3, or of what speaks its protocol.
+    S3 {
+        /// Its name.
+        bucket: String,
+        /// What all names in it begin with.
+        prefix: String,
+    },
 }
 
 /// `[pool.<name>]`: one kind of sandbox, and how many of it stand ready.

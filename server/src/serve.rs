@@ -1,6 +1,6 @@
 //! A server as a whole: started in order, and ended in order, so that nothing is lost and nothing is left.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    archive::Archive,
+    archive::{Archive, Place, PlaceError},
     attach::{self, Attending, Socket, SocketError},
     auth::Gate,
     config::{Config, EngineKind, PoolConfig},
@@ -57,13 +57,13 @@ pub enum ServeError {
     /// The state directory or the secret.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The archives' folder.
-    #[error("archives cannot be kept in {folder}: {source}; set archive to another folder, or to off")]
+    /// The archives' place.
+    #[error("archives cannot be kept in {place}: {source}; set archive to another place, or to off")]
     Archive {
         /// Which.
-        folder: PathBuf,
+        place: Box<Place>,
         /// Why.
-        source: io::Error,
+        source: Box<PlaceError>,
     },
     /// The engine.
     #[error("the engine at {socket} cannot be used: {source}; `greenroom doctor` says what to do")]
@@ -318,19 +318,20 @@ pub fn secret(config: &Config) -> Result<Secret, StateError> {
 }
 
 fn archive(config: &Config, secret: &Secret, metrics: &Metrics) -> Result<Option<Archive>, ServeError> {
-    let Some(folder) = config.archive.folder(&config.state_dir) else {
+    let Some(place) = config.archive.place(&config.state_dir) else {
         return Ok(None);
     };
-    let archive = Archive::in_folder(
-        &folder,
+    let archive = Archive::open(
+        &place,
         &config.engine.deployment,
         secret.clone(),
         config.archive.allowance(),
         metrics.of_archives(),
     );
-    archive
-        .map(Some)
-        .map_err(|source| ServeError::Archive { folder, source })
+    archive.map(Some).map_err(|source| ServeError::Archive {
+        place: Box::new(place),
+        source: Box::new(source),
+    })
 }
 
 pub(crate) async fn engine(config: &Config, secret: &Secret) -> Result<Arc<dyn Engine>, ServeError> {

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use greenroom::{
-    archive::{Allowance, Archive, Restored, SaveError, Saved},
+    archive::{Allowance, Archive, Place, Restored, SaveError, Saved},
     config::Size,
     conversation::Secret,
     guest::{Guest, GuestError},
@@ -48,7 +48,13 @@ impl Room {
             keep: Duration::from_secs(3600),
         };
         let secret = Secret::new([7; 32]);
-        let archive = Archive::in_folder(&folder.path().join("a"), "d", secret, allowance, Arc::new(()));
+        let archive = Archive::open(
+            &Place::Folder(folder.path().join("a")),
+            "d",
+            secret,
+            allowance,
+            Arc::new(()),
+        );
         Self {
             archive: archive.unwrap(),
             folder,

