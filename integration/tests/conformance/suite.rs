@@ -1,11 +1,6 @@
 //! Runs the suite's command and reads what it found.
 
-use std::{
-    ffi::OsStr,
-    fs,
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::{ffi::OsStr, fs, path::Path, process::Stdio};
 
 use anyhow::{Context, Result, ensure};
 use greenroom_integration::packages;
