@@ -2,17 +2,21 @@
 
 pub mod commands;
 pub mod gate;
+mod issuer;
 mod key;
 mod key_file;
 mod keyring;
+mod token;
 
 use std::{fmt, str::FromStr, sync::Arc};
 
+pub(crate) use self::issuer::is_trustworthy;
 pub use self::{
     gate::{Gate, GateError, Required},
     key::{ApiKey, BadKey, Fingerprint, KeyId},
     key_file::{KeyError, KeyFile, Order, Record},
     keyring::Keyring,
+    token::Signing,
 };
 use crate::conversation::{PoolName, Principal};
 

@@ -17,7 +17,10 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use greenroom_protocol::Language;
 use greenroom_tool_schemas::ToolName;
 
-use crate::{auth::Required, conversation::PoolName};
+use crate::{
+    auth::{Required, Scope, Signing, Word},
+    conversation::PoolName,
+};
 
 pub use self::{
     layers::{Effective, Problem, Report, Source},
@@ -142,6 +145,33 @@ impl Runtime {
 pub struct AuthConfig {
     /// `required`: of whom a credential is demanded.
     pub required: Required,
+    /// `[auth.issuer.*]`, in the order of their names.
+    pub issuers: Vec<IssuerConfig>,
+}
+
+/// `[auth.issuer.<name>]`: whose tokens are good, and what for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuerConfig {
+    /// What logs call it.
+    pub name: String,
+    /// `issuer`: its address, exactly as its tokens have it.
+    pub issuer: String,
+    /// `audience`: a token is for one of these, or not for this server.
+    pub audience: Vec<String>,
+    /// `jwks_url`: where its keys are, if its own metadata does not say so.
+    pub jwks_url: Option<String>,
+    /// `signing`: how its tokens may be signed.
+    pub signing: Vec<Signing>,
+    /// `run`, `files`, `admin`: which scopes of a token mean which of ours.
+    pub names: Vec<(Scope, Vec<String>)>,
+    /// `grants`: scopes that every token has.
+    pub grants: Vec<Scope>,
+    /// `pools`: where its tokens are good; nowhere means everywhere.
+    pub pools: Vec<PoolName>,
+    /// `asserts_conversations`: what its bearers' word of conversations and users is worth.
+    pub word: Word,
+    /// `leeway`: how far its clock and ours may be apart.
+    pub leeway: Duration,
 }
 
 /// `[http]`: who may talk to the listener.

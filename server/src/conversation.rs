@@ -68,7 +68,7 @@ pub enum Principal {
     Key(String),
     /// Whom a token names: a subject is one among those of its issuer only.
     Subject {
-        /// As the configuration names it.
+        /// By its address, as its tokens name it.
         issuer: String,
         /// As the token does.
         subject: String,

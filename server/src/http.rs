@@ -14,6 +14,7 @@ mod crowd;
 mod guard;
 mod links;
 mod listener;
+mod metadata;
 mod pools;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -72,6 +73,7 @@ pub struct App {
 struct Shared {
     app: Arc<App>,
     bodies: Bodies,
+    config: Arc<Config>,
 }
 
 /// Every route, behind the checks that all of them share.
@@ -81,8 +83,13 @@ fn router(app: App, config: &Config, address: SocketAddr) -> Router {
     let shared = Shared {
         app: Arc::new(app),
         bodies: Bodies::new(&config.limits),
+        config: Arc::new(config.clone()),
     };
-    let doorman = Doorman::new(Arc::clone(&shared.app.gate), shared.app.metrics.clone());
+    let doorman = Doorman::new(
+        Arc::clone(&shared.app.gate),
+        Arc::clone(&shared.config),
+        shared.app.metrics.clone(),
+    );
     let asked = middleware::from_fn_with_state(Arc::new(doorman), authenticate);
     let router = Router::new()
         .route("/mcp", any(mcp))
@@ -96,6 +103,7 @@ fn router(app: App, config: &Config, address: SocketAddr) -> Router {
         .route_layer(asked.clone())
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
+        .merge(metadata::routes())
         .fallback(|| async { (StatusCode::NOT_FOUND, "Not Found: MCP is at /mcp\n") })
         .with_state(shared)
         .merge(pools.route_layer(asked))
@@ -148,6 +156,9 @@ async fn mcp(
         Ok(read) => read,
         Err(refusal) => return (refusal.status(), format!("{refusal}\n")).into_response(),
     };
+    if let Some(refused) = auth::insufficient(&shared.config, &identity, &request) {
+        return refused;
+    }
     shared
         .app
         .endpoint
@@ -165,7 +176,10 @@ fn sse_routes(sse: &Sse) -> Router<Shared> {
                      Extension(identity): Extension<Identity>,
                      request: Request| async move {
         match shared.bodies.read(request).await {
-            Ok((request, _budget)) => messages.post(request, &identity).await.map(Body::new),
+            Ok((request, _budget)) => match auth::insufficient(&shared.config, &identity, &request) {
+                Some(refused) => refused,
+                None => messages.post(request, &identity).await.map(Body::new),
+            },
             Err(refusal) => (refusal.status(), format!("{refusal}\n")).into_response(),
         }
     };

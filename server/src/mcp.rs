@@ -32,6 +32,7 @@ use std::{
 };
 
 use rmcp::ServerHandler;
+use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Semaphore,
@@ -47,6 +48,7 @@ pub use self::{
 };
 use self::{minted::Mint, tools::Tools, transports::Transports};
 use crate::{
+    auth::Scope,
     config::Config,
     conversation::{ConversationId, Secret},
     metrics::Metrics,
@@ -60,6 +62,28 @@ use crate::{
 /// [`BadConversation`].
 pub fn typed(secret: &Secret, id: &ConversationId) -> Result<(ConversationId, Provenance), BadConversation> {
     conversation::typed(secret, id)
+}
+
+/// What the sender of a message has to be allowed, as far as the message alone says so. The tools ask by themselves.
+#[must_use]
+pub fn needed(message: &[u8]) -> Option<Scope> {
+    #[derive(Deserialize)]
+    struct Message {
+        method: String,
+        #[serde(default)]
+        params: Params,
+    }
+    #[derive(Deserialize, Default)]
+    struct Params {
+        #[serde(default)]
+        name: String,
+    }
+    let message: Message = serde_json::from_slice(message).ok()?;
+    match message.method.as_str() {
+        "tools/call" => tools::needed(message.params.name.parse().ok()?),
+        "resources/list" | "resources/read" => Some(Scope::Files),
+        _ => None,
+    }
 }
 
 /// An id for a process that stands for a conversation.

@@ -37,6 +37,7 @@ fn opinionated_crates_stay_in_their_places() {
         ("rmcp", "mcp"),
         ("axum", "http"),
         ("bollard", "engine/docker"),
+        ("jsonwebtoken", "auth/token"),
         ("object_store", "archive/store"),
         ("chacha20poly1305", "archive/seal"),
     ] {

@@ -1,10 +1,13 @@
 //! Who is let in: what a request presents, what is demanded of it, and the one decision that follows.
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use http::{HeaderMap, header};
 
-use super::{Identity, KeyError, KeyFile, Keyring};
+use super::{
+    Identity, KeyError, KeyFile, Keyring,
+    issuer::{self, Issuer},
+};
 use crate::config::Config;
 
 /// Where clients of Azure's put a key.
@@ -117,6 +120,9 @@ pub enum GateError {
     /// The keys.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// What issuers are asked by.
+    #[error("issuers cannot be asked for their keys: {0}")]
+    Client(#[from] reqwest::Error),
     /// Nobody could be let in, nor is that what was asked for.
     #[error(
         "{listen} is not a loopback address, and there is nothing that callers could be known by: make a key with \
@@ -200,6 +206,7 @@ pub struct Gate {
     required: Required,
     reach: Reach,
     keyring: Keyring,
+    issuers: Vec<Arc<Issuer>>,
 }
 
 impl Gate {
@@ -212,6 +219,13 @@ impl Gate {
             required: config.auth.required,
             reach: Reach::of(config.listen.ip()),
             keyring: Keyring::open(KeyFile::of(&config.state_dir))?,
+            issuers: config
+                .auth
+                .issuers
+                .iter()
+                .cloned()
+                .map(Issuer::new)
+                .collect::<Result<_, _>>()?,
         };
         let nobody = gate.checkable() == Checkable::No && gate.reach == Reach::Network;
         if nobody && gate.required != Required::Always {
@@ -228,7 +242,7 @@ impl Gate {
     }
 
     fn checkable(&self) -> Checkable {
-        if self.keyring.is_in_use() {
+        if !self.issuers.is_empty() || self.keyring.is_in_use() {
             Checkable::Yes
         } else {
             Checkable::No
@@ -239,23 +253,26 @@ impl Gate {
     ///
     /// # Errors
     /// It is not let in.
-    pub fn admit(&self, headers: &HeaderMap, now: SystemTime) -> Result<Identity, Refusal> {
+    pub async fn admit(&self, headers: &HeaderMap, now: SystemTime) -> Result<Identity, Refusal> {
         let demand = self.demand();
         let checked = match demand {
             Demand::Nothing => Checked::Nothing,
-            Demand::Truth | Demand::Credential => self.check(&Presented::read(headers), now),
+            Demand::Truth | Demand::Credential => self.check(&Presented::read(headers), now).await,
         };
         decide(demand, checked)
     }
 
-    fn check(&self, presented: &Presented, now: SystemTime) -> Checked {
+    async fn check(&self, presented: &Presented, now: SystemTime) -> Checked {
         match presented {
             Presented::Nothing => Checked::Nothing,
             Presented::Unreadable => Checked::Bad,
-            Presented::One(credential) => self
-                .keyring
-                .holder(credential, now)
-                .map_or(Checked::Bad, Checked::Good),
+            Presented::One(credential) => {
+                let identity = match issuer::of(&self.issuers, credential) {
+                    Some(issuer) => issuer.bearer(credential).await,
+                    None => self.keyring.holder(credential, now),
+                };
+                identity.map_or(Checked::Bad, Checked::Good)
+            }
         }
     }
 }

@@ -13,12 +13,15 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     Aliases, ArchiveConfig, ArchivePlace, AuthConfig, Config, ConversationConfig, Cpus, EngineConfig,
-    EngineKind, ErrorStyle, HttpConfig, LONGEST_CALL, Limits, LinkConfig, LogFormat, MetaPath, PoolConfig,
-    Runtime, Size,
+    EngineKind, ErrorStyle, HttpConfig, IssuerConfig, LONGEST_CALL, Limits, LinkConfig, LogFormat, MetaPath,
+    PoolConfig, Runtime, Size,
     layers::{Effective, Layers, Raw, Report, Source, place},
     settings::{Setting, words},
 };
-use crate::{auth::Required, conversation::PoolName};
+use crate::{
+    auth::{Required, Scope, Signing, Word, is_trustworthy},
+    conversation::PoolName,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -153,8 +156,62 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
 }
 
 fn auth(from: &mut Layers) -> AuthConfig {
-    AuthConfig {
-        required: from.take("auth.required", Required::Auto),
+    let required = from.take("auth.required", Required::Auto);
+    let named = from.tables_under("auth.issuer");
+    let issuers = named.into_iter().map(|(name, _)| issuer(from, name)).collect();
+    AuthConfig { required, issuers }
+}
+
+fn issuer(from: &mut Layers, name: String) -> IssuerConfig {
+    let key = |setting: &str| format!("auth.issuer.{name}.{setting}");
+    let (issuer, source) = from.take_from(&key("issuer"), String::new());
+    if !is_trustworthy(&issuer) {
+        let message = format!(
+            "{issuer:?} is not an issuer's address: write https://login.example, as its tokens have it"
+        );
+        from.problem(source, &key("issuer"), message);
+    }
+    let (audience, source) = from.take_from(&key("audience"), Vec::<String>::new());
+    if audience.is_empty() {
+        let message =
+            "must name what tokens for this server are for, such as https://greenroom.example/mcp".to_owned();
+        from.problem(source, &key("audience"), message);
+    }
+    let (jwks_url, source) = from.take_from(&key("jwks_url"), None::<String>);
+    if jwks_url.as_ref().is_some_and(|url| !is_trustworthy(url)) {
+        from.problem(
+            source,
+            &key("jwks_url"),
+            "must be an address with https".to_owned(),
+        );
+    }
+    let (leeway, source) = from.take_from(&key("leeway"), MINUTE);
+    if leeway > 10 * MINUTE {
+        from.problem(source, &key("leeway"), "must be at most 10m".to_owned());
+    }
+    let (signing, source) = from.take_from(&key("signing"), Signing::ALL.to_vec());
+    if signing.is_empty() {
+        from.problem(source, &key("signing"), "must name at least one way".to_owned());
+    }
+    let names = Scope::ALL.map(|scope| {
+        let called = from.take(&key(scope.as_str()), vec![format!("sandbox:{scope}")]);
+        (scope, called)
+    });
+    IssuerConfig {
+        issuer,
+        audience,
+        jwks_url,
+        signing,
+        names: names.to_vec(),
+        grants: from.take(&key("grants"), Vec::new()),
+        pools: from.take(&key("pools"), Vec::new()),
+        word: if from.take(&key("asserts_conversations"), false) {
+            Word::Believed
+        } else {
+            Word::Ignored
+        },
+        leeway,
+        name,
     }
 }
 
@@ -483,6 +540,12 @@ enum Egress {
 }
 
 words!(Required { "auto" => Required::Auto, "always" => Required::Always, "never" => Required::Never });
+words!(Scope { "run" => Scope::Run, "files" => Scope::Files, "admin" => Scope::Admin });
+words!(Signing {
+    "RS256" => Signing::Rs256, "RS384" => Signing::Rs384, "RS512" => Signing::Rs512,
+    "PS256" => Signing::Ps256, "PS384" => Signing::Ps384, "PS512" => Signing::Ps512,
+    "ES256" => Signing::Es256, "ES384" => Signing::Es384, "EdDSA" => Signing::EdDsa,
+});
 words!(PoolKind { "interpreter" => PoolKind::Interpreter });
 words!(Egress { "none" => Egress::None });
 words!(Aliases { "none" => Aliases::None, "azure" => Aliases::Azure });

@@ -290,3 +290,53 @@ fn sessions_make_room_after_a_while_or_never() {
         assert!(report.contains(problem), "{report}");
     }
 }
+
+#[test]
+fn an_issuer_is_configured_whole_or_not_at_all() {
+    let text = "\
+[auth.issuer.login]
+issuer = \"https://login.example/\"
+audience = [\"https://greenroom.example/mcp\"]
+run = [\"code\"]
+grants = [\"files\"]
+signing = [\"ES256\"]
+asserts_conversations = true
+";
+    let issuers = Loaded::read(&inputs(text)).unwrap().config.auth.issuers;
+    assert_eq!(
+        issuers,
+        [IssuerConfig {
+            name: "login".into(),
+            issuer: "https://login.example/".into(),
+            audience: vec!["https://greenroom.example/mcp".into()],
+            jwks_url: None,
+            signing: vec![Signing::Es256],
+            names: vec![
+                (Scope::Run, vec!["code".into()]),
+                (Scope::Files, vec!["sandbox:files".into()]),
+                (Scope::Admin, vec!["sandbox:admin".into()]),
+            ],
+            grants: vec![Scope::Files],
+            pools: vec![],
+            word: Word::Believed,
+            leeway: Duration::from_secs(60),
+        }]
+    );
+    let text = "\
+[auth.issuer.login]
+issuer = \"http://login.example\"
+jwks_url = \"ftp://login.example/jwks\"
+signing = [\"HS256\"]
+leeway = \"1h\"
+";
+    let report = problems(&inputs(text));
+    for line in [
+        "greenroom.toml:2: auth.issuer.login.issuer: \"http://login.example\" is not an issuer's address",
+        "default: auth.issuer.login.audience: must name what tokens for this server are for",
+        "greenroom.toml:3: auth.issuer.login.jwks_url: must be an address with https",
+        "greenroom.toml:4: auth.issuer.login.signing: \"HS256\" is not one of RS256, ",
+        "greenroom.toml:5: auth.issuer.login.leeway: must be at most 10m",
+    ] {
+        assert!(report.contains(line), "{line}\nis missing in\n{report}");
+    }
+}

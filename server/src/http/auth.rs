@@ -10,19 +10,22 @@ use std::{
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::pools;
+use super::{metadata, pools};
 use crate::{
     auth::{
-        Gate,
+        Denied, Gate, Identity,
         gate::{self, Refusal},
     },
-    conversation::hex,
+    config::Config,
+    conversation::{Principal, hex},
+    mcp,
     metrics::Metrics,
     rest::fault::{Code, Fault},
 };
@@ -34,6 +37,7 @@ const QUIET: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Doorman {
     gate: Arc<Gate>,
+    config: Arc<Config>,
     metrics: Metrics,
     refused: AtomicU64,
     told: Mutex<Option<Instant>>,
@@ -59,9 +63,10 @@ impl Reader {
 }
 
 impl Doorman {
-    pub(super) fn new(gate: Arc<Gate>, metrics: Metrics) -> Self {
+    pub(super) fn new(gate: Arc<Gate>, config: Arc<Config>, metrics: Metrics) -> Self {
         Self {
             gate,
+            config,
             metrics,
             refused: AtomicU64::new(0),
             told: Mutex::default(),
@@ -87,7 +92,7 @@ pub(super) async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match doorman.gate.admit(request.headers(), SystemTime::now()) {
+    match doorman.gate.admit(request.headers(), SystemTime::now()).await {
         Ok(identity) => {
             tracing::Span::current().record("caller", tracing::field::display(&identity.principal));
             gate::strip(request.headers_mut());
@@ -96,26 +101,44 @@ pub(super) async fn authenticate(
         }
         Err(refusal) => {
             doorman.note(refusal);
-            unauthorized(refusal, Reader::of(request.uri().path()))
+            unauthorized(&doorman.config, request.headers(), request.uri().path(), refusal)
         }
     }
 }
 
-fn unauthorized(refusal: Refusal, reader: Reader) -> Response {
-    let mut response = match reader {
+fn unauthorized(config: &Config, headers: &HeaderMap, path: &str, refusal: Refusal) -> Response {
+    let mut response = match Reader::of(path) {
         Reader::Rest => {
             let fault = Fault::new(Code::Unauthorized, refusal.to_string());
             pools::envelope(&fault, &hex(&rand::random::<[u8; 8]>()))
         }
         Reader::Plain => (StatusCode::UNAUTHORIZED, format!("Unauthorized: {refusal}\n")).into_response(),
     };
-    let challenge = match refusal {
-        Refusal::Missing => "Bearer realm=\"greenroom\"",
-        Refusal::Bad => "Bearer realm=\"greenroom\", error=\"invalid_token\"",
-    };
+    let challenge = metadata::challenge(config, headers, path, refusal)
+        .unwrap_or(HeaderValue::from_static("Bearer realm=\"greenroom\""));
     let headers = response.headers_mut();
-    headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    headers.insert(header::WWW_AUTHENTICATE, challenge);
     // Nobody keeps it for the one who comes with a better credential.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// 403 for a token whose scopes do not reach for what its message asks, as MCP's authorization has it: the client can
+/// go and ask its authorization server for more. The holder of a key cannot, and its model is told by the tool.
+pub(super) fn insufficient(
+    config: &Config,
+    identity: &Identity,
+    request: &http::Request<Bytes>,
+) -> Option<Response> {
+    let Principal::Subject { .. } = identity.principal else {
+        return None;
+    };
+    let scope = mcp::needed(request.body())?;
+    let denied @ Denied::Scope(_) = identity.may(scope).err()? else {
+        return None;
+    };
+    let mut response = (StatusCode::FORBIDDEN, format!("Forbidden: {denied}\n")).into_response();
+    let challenge = metadata::insufficient(config, request.headers(), request.uri().path(), scope)?;
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    Some(response)
 }
