@@ -114,6 +114,8 @@ fn step(is_covered: bool, fetched: Option<Duration>, tried: Option<(Duration, Ou
 
 impl Issuer {
     pub(super) fn new(config: IssuerConfig) -> Result<Arc<Self>, reqwest::Error> {
+        // Asked for by name, since two are linked where tests are built. Set before is as good.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let client = Client::builder()
             .timeout(ANSWER)
             // Where keys come from is configured, or said by whom is configured; not by whom that one points to.
