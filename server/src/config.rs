@@ -183,6 +183,17 @@ pub struct HttpConfig {
     pub sse: bool,
     /// `allowed_origins`: what `Origin` may be, with scheme and port or `:*`, beside this machine's own.
     pub allowed_origins: Vec<String>,
+    /// `tls_cert` and `tls_key`: https instead of http.
+    pub tls: Option<TlsConfig>,
+}
+
+/// The certificate that a listener shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// `http.tls_cert`: the chain, its own certificate first, as PEM.
+    pub cert: PathBuf,
+    /// `http.tls_key`: its private key, as PEM.
+    pub key: PathBuf,
 }
 
 /// `[conversation]`: how hosts say which conversation a call belongs to.

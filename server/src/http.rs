@@ -16,6 +16,7 @@ mod links;
 mod listener;
 mod metadata;
 mod pools;
+mod tls;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -37,8 +38,9 @@ use self::{
 };
 pub use self::{
     links::door,
-    listener::{Http, Served},
+    listener::{BindError, Http, Served},
     pools::Rest,
+    tls::TlsError,
 };
 use crate::{
     auth::{Gate, Identity, Scope},
@@ -49,6 +51,9 @@ use crate::{
     metrics::Metrics,
     pool::{Pool, Readiness},
 };
+
+/// By what scheme a request came: said by a proxy in front, or by us where TLS ends here.
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// What HTTP serves.
 #[derive(Clone, Debug)]
@@ -108,8 +113,18 @@ fn router(app: App, config: &Config, address: SocketAddr) -> Router {
         .with_state(shared)
         .merge(pools.route_layer(asked))
         .merge(links)
+        .layer(middleware::from_fn_with_state(config.http.tls.is_some(), arrive))
         .layer(middleware::from_fn_with_state(guard, check))
         .layer(middleware::from_fn(trace))
+}
+
+/// Where TLS ends here nobody else can say how a request came.
+async fn arrive(State(is_tls): State<bool>, mut request: Request, next: Next) -> Response {
+    if is_tls {
+        let https = HeaderValue::from_static("https");
+        request.headers_mut().insert(FORWARDED_PROTO, https);
+    }
+    next.run(request).await
 }
 
 /// Gives each request an id, which the log and the answer carry.

@@ -17,7 +17,7 @@ use crate::{
     config::{Config, EngineKind, PoolConfig},
     conversation::{ConversationId, PoolName, Secret, hex},
     engine::{Engine, EngineError, docker::DockerEngine},
-    http::{self, App, Http, Rest, Served},
+    http::{self, App, BindError, Http, Rest, Served, TlsError},
     links::Links,
     mcp::{Mcp, Ways},
     metrics::Metrics,
@@ -81,6 +81,9 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Standard input or output.
     #[error("standard input and output cannot be used: {0}")]
     Stdio(#[source] io::Error),
@@ -184,16 +187,20 @@ impl Server {
         let stop = signals()?;
         let http = match Http::bind(&self.config).await {
             Ok(http) => http,
-            Err(source) => {
+            Err(error) => {
                 self.close(None).await;
-                return Err(ServeError::Listen {
-                    address: self.config.listen,
-                    source,
+                let address = self.config.listen;
+                return Err(match error {
+                    BindError::Listen(source) => ServeError::Listen { address, source },
+                    BindError::Tls(error) => error.into(),
                 });
             }
         };
         let address = http.address();
-        self.links.served_at(address);
+        // Links of callers who came by no address lead here if every browser of this machine can follow them.
+        if address.ip().is_loopback() && self.config.http.tls.is_none() {
+            self.links.served_at(address);
+        }
         let demand = gate.demand();
         let app = App {
             gate: Arc::new(gate),
@@ -211,7 +218,12 @@ impl Server {
             pools: self.pools.clone(),
         };
         let served = http.start(app, &self.config);
-        tracing::info!(?demand, "MCP is at http://{address}/mcp");
+        let scheme = if self.config.http.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        tracing::info!(?demand, "MCP is at {scheme}://{address}/mcp");
         let attending = self.attend_if_free();
         stop.cancelled().await;
         tracing::info!("shutting down; a second signal ends it at once");

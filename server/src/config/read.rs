@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 use super::{
     Aliases, ArchiveConfig, ArchivePlace, AuthConfig, Config, ConversationConfig, Cpus, EngineConfig,
     EngineKind, ErrorStyle, HttpConfig, IssuerConfig, LONGEST_CALL, Limits, LinkConfig, LogFormat, MetaPath,
-    PoolConfig, Runtime, Size,
+    PoolConfig, Runtime, Size, TlsConfig,
     layers::{Effective, Layers, Raw, Report, Source, place},
     settings::{Setting, words},
 };
@@ -139,6 +139,7 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
             allowed_hosts: from.take("http.allowed_hosts", Vec::new()),
             allowed_origins: from.take("http.allowed_origins", Vec::new()),
             sse: from.take("http.sse", true),
+            tls: tls(from),
         },
         conversation: conversation(from),
         limits: limits(from),
@@ -160,6 +161,19 @@ fn auth(from: &mut Layers) -> AuthConfig {
     let named = from.tables_under("auth.issuer");
     let issuers = named.into_iter().map(|(name, _)| issuer(from, name)).collect();
     AuthConfig { required, issuers }
+}
+
+fn tls(from: &mut Layers) -> Option<TlsConfig> {
+    let (cert, of_cert) = from.take_from("http.tls_cert", None);
+    let (key, of_key) = from.take_from("http.tls_key", None);
+    let alone = |other: &str| format!("goes with {other}: set both, or none for http");
+    match (cert, key) {
+        (Some(cert), Some(key)) => return Some(TlsConfig { cert, key }),
+        (None, None) => {}
+        (Some(_), None) => from.problem(of_cert, "http.tls_cert", alone("http.tls_key")),
+        (None, Some(_)) => from.problem(of_key, "http.tls_key", alone("http.tls_cert")),
+    }
+    None
 }
 
 fn issuer(from: &mut Layers, name: String) -> IssuerConfig {

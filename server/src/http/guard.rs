@@ -158,6 +158,7 @@ mod tests {
             allowed_hosts: vec!["greenroom.example".into(), "inner:8484".into()],
             allowed_origins: vec!["https://app.example".into(), "http://dev.example:*".into()],
             sse: true,
+            tls: None,
         };
         let mut headers = HeaderMap::new();
         if let Some(host) = host {
@@ -235,6 +236,7 @@ mod tests {
                 allowed_hosts: vec![],
                 allowed_origins: vec![],
                 sse: true,
+                tls: None,
             },
             "127.0.0.1:1".parse().unwrap(),
         );

@@ -9,9 +9,13 @@ use std::{
 use axum::Router;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
@@ -19,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     App,
-    crowd::{Counted, Crowd},
+    crowd::{Counted, Crowd, Place},
     router,
+    tls::{Tls, TlsError},
 };
 use crate::{config::Config, metrics::Metrics};
 
@@ -49,6 +54,18 @@ pub struct Http {
     listener: TcpListener,
     address: SocketAddr,
     connections: usize,
+    tls: Option<Tls>,
+}
+
+/// Why nothing is listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address.
+    #[error(transparent)]
+    Listen(#[from] io::Error),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// What serves until it is told to stop.
@@ -62,13 +79,15 @@ impl Http {
     /// Binds the configured address.
     ///
     /// # Errors
-    /// It cannot be bound.
-    pub async fn bind(config: &Config) -> io::Result<Self> {
+    /// It cannot be bound, or there is no certificate where there should be one.
+    pub async fn bind(config: &Config) -> Result<Self, BindError> {
+        let tls = config.http.tls.as_ref().map(Tls::load).transpose()?;
         let listener = TcpListener::bind(config.listen).await?;
         Ok(Self {
             address: listener.local_addr()?,
             listener,
             connections: config.limits.connections,
+            tls,
         })
     }
 
@@ -86,6 +105,7 @@ impl Http {
         let stop = CancellationToken::new();
         let accepting = tokio::spawn(accept(
             self.listener,
+            self.tls,
             router,
             metrics,
             self.connections,
@@ -123,6 +143,7 @@ pub(super) async fn serve_on_loopback(router: impl FnOnce(SocketAddr) -> Router)
     let (metrics, never) = (Metrics::new(), CancellationToken::new());
     tokio::spawn(accept(
         listener,
+        None,
         router(address),
         metrics,
         LOOPBACK_CONNECTIONS,
@@ -133,6 +154,7 @@ pub(super) async fn serve_on_loopback(router: impl FnOnce(SocketAddr) -> Router)
 
 async fn accept(
     listener: TcpListener,
+    tls: Option<Tls>,
     router: Router,
     metrics: Metrics,
     connections: usize,
@@ -158,28 +180,45 @@ async fn accept(
             },
         };
         let open = metrics.connection_opens();
-        let connection = graceful.watch(connection(stream, place.serving(router.clone())).into_owned());
+        let (service, watcher, tls) = (place.serving(router.clone()), graceful.watcher(), tls.clone());
         tokio::spawn(async move {
             tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection broke");
-                },
-                () = place.wanted() => tracing::debug!("an idle connection made room for another"),
+                () = serve(stream, tls, service, watcher) => {}
+                () = wanted(&place) => {}
             }
             drop((open, place));
         });
     }
 }
 
-/// Serves one connection, HTTP/1 or HTTP/2 as the client begins.
-fn connection(
-    stream: TcpStream,
-    service: Counted,
-) -> auto::Connection<'static, TokioIo<TcpStream>, Counted, TokioExecutor> {
+async fn wanted(place: &Place) {
+    place.wanted().await;
+    tracing::debug!("an idle connection made room for another");
+}
+
+/// Serves one connection to its end.
+async fn serve(stream: TcpStream, tls: Option<Tls>, service: Counted, watcher: Watcher) {
     // An answer goes out in two small parts; without this the second waits 40 ms for the client's delayed ACK.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
+    let ended = match tls {
+        None => watcher.watch(connection(stream, service)).await,
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => watcher.watch(connection(stream, service)).await,
+            Err(error) => Err(error.into()),
+        },
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// HTTP/1 or HTTP/2, as the client begins.
+fn connection<S>(stream: S, service: Counted) -> auto::Connection<'static, TokioIo<S>, Counted, TokioExecutor>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()

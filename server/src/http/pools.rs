@@ -36,6 +36,7 @@ use self::{
 use super::{
     body::{self, Bodies},
     carried::Carried,
+    metadata::origin,
 };
 use crate::{
     auth::{Identity, Scope},
@@ -255,12 +256,7 @@ async fn answer(
 
 /// The pool's address as its caller reaches it.
 fn base(rest: &Rest, headers: &HeaderMap, pool: &str) -> String {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let origin = match (&rest.shared.config.links.url, host) {
-        (Some(url), _) => url.trim_end_matches('/').to_owned(),
-        (None, Some(host)) => format!("http://{host}"),
-        (None, None) => format!("http://{}", rest.shared.config.listen),
-    };
+    let origin = origin(&rest.shared.config, headers);
     format!("{origin}/pools/{pool}")
 }
 
