@@ -112,8 +112,21 @@ pub fn digest(config: &Config, secret: &Secret) -> String {
     // Where the agent lies is no part of it either: hosts start processes without the variable that may say so.
     relevant.agent = None;
     relevant.log = String::new();
+    // What is masked does not tell values apart, so each is told by its own MAC.
+    let told = relevant.pools.values().flat_map(|pool| pool.env.iter());
+    let env: Vec<_> = told
+        .map(|(name, value)| {
+            (
+                name.clone(),
+                hex(&secret.mac("a variable", value.reveal().as_bytes())[..16]),
+            )
+        })
+        .collect();
     relevant.log_format = LogFormat::Text;
-    hex(&secret.mac("configuration of a server", format!("{relevant:?}").as_bytes())[..16])
+    hex(&secret.mac(
+        "configuration of a server",
+        format!("{relevant:?}{env:?}").as_bytes(),
+    )[..16])
 }
 
 /// The socket's path; a socket's name has little room.
@@ -156,6 +169,8 @@ mod tests {
         );
         assert_ne!(digest(&config("patience = \"5s\""), &secret), usual);
         assert_ne!(digest(&config(""), &Secret::new([2; 32])), usual);
+        let with = |value: &str| config(&format!("[pool.python]\nenv = {{ A = \"{value}\" }}"));
+        assert_ne!(digest(&with("one"), &secret), digest(&with("two"), &secret));
     }
 
     #[test]

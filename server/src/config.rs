@@ -3,6 +3,7 @@
 //! Every problem is reported at once, with its line. A key's variable is its dotted name in capitals with `_`
 //! for `.` and `-`: `pool.python.warm` is `GREENROOM_POOL_PYTHON_WARM`. Nothing else reads the environment.
 
+mod containers;
 mod layers;
 mod parts;
 mod read;
@@ -14,7 +15,7 @@ mod tests;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use greenroom_protocol::Language;
+use greenroom_protocol::{Language, Masked};
 use greenroom_tool_schemas::ToolName;
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
 };
 
 pub use self::{
+    containers::{ContainerConfig, Lifecycle, PoolKind},
     layers::{Effective, Problem, Report, Source},
     read::{Inputs, Loaded},
     units::{Cpus, Period, Size},
@@ -281,9 +283,14 @@ pub enum ArchivePlace {
 /// `[pool.<name>]`: one kind of sandbox, and how many of it stand ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolConfig {
+    /// `kind`, and what only this kind has.
+    pub kind: PoolKind,
+    /// `env` and `env_from`: variables of the guest's processes.
+    pub env: BTreeMap<String, Masked>,
     /// `image`: what sandboxes are made from.
     pub image: String,
-    /// `languages`: kernels that are up before a sandbox counts as warm; the first is the default.
+    /// `languages`: kernels that are up before a sandbox counts as warm; the first is the default. A pool of
+    /// containers has none unless it says so: what its image has starts when it is first needed.
     pub languages: Vec<Language>,
     /// `seed`: a folder whose contents each new sandbox finds in its work directory.
     pub seed: Option<PathBuf>,

@@ -9,11 +9,12 @@ use std::{
 };
 
 use async_trait::async_trait;
+use greenroom_protocol::LastWords;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     conversation::{PoolName, SessionName},
-    sandbox::{Fate, SandboxId, SandboxSpec},
+    sandbox::{Fate, Program, SandboxId, SandboxSpec},
 };
 
 /// The byte stream to an agent.
@@ -34,6 +35,13 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// Makes an image ready for sandboxes: the agent and the work directory are put into it, its volumes
     /// and health check are seen to. Answers the name to create from. Idempotent, and cheap the second time.
     async fn prepare(&self, image: &str) -> Result<String, EngineError>;
+
+    /// What a prepared image says of the program that it is for.
+    async fn program(&self, prepared: &str) -> Result<Program, EngineError>;
+
+    /// What an ended sandbox has left behind of its image's own program; `None` where it had none, or where the engine
+    /// keeps nothing. It comes from inside.
+    async fn last_words(&self, id: &SandboxId) -> Result<Option<LastWords>, EngineError>;
 
     /// Creates a sandbox under its id, not started. [`EngineError::NoImage`] means that the prepared image has
     /// been removed meanwhile: prepare it again.

@@ -29,8 +29,8 @@ use std::{
 };
 
 use greenroom_protocol::{
-    Deleted, EndReason, FileEntry, FileList, GENERATION, Hello, LeaseGrant, LeaseRequest, LeaseState,
-    Packages, RefusalKind, RunId, RunList, RunRequest, Unpacked, limits,
+    AppLog, BootRequest, Deleted, EndReason, FileEntry, FileList, GENERATION, Hello, LeaseGrant,
+    LeaseRequest, LeaseState, Packages, RefusalKind, RunId, RunList, RunRequest, Unpacked, limits,
 };
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{Either, Full};
@@ -38,6 +38,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+pub(crate) use self::bounds::lines;
 use self::{
     bounds::Bounded,
     call::{
@@ -176,6 +177,24 @@ impl Guest {
     pub async fn told(&self) -> Result<(), GuestError> {
         let ask = Ask::new("that its notice was told", Method::POST, target("/lease/told"));
         self.note(ask.done(&self.shared.runs).await)
+    }
+
+    /// Tells the sandbox what it waits for: its environment, and its image's program.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn boot(&self, request: &BootRequest) -> Result<(), GuestError> {
+        let ask = Ask::new("what it is to start", Method::POST, target("/boot")).json(request)?;
+        self.note(ask.done(&self.shared.runs).await)
+    }
+
+    /// What its image's program has written, head and tail.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn log(&self) -> Result<AppLog, GuestError> {
+        let ask = Ask::new("for its log", Method::GET, target("/log"));
+        self.heed(ask.answer(&self.shared.runs, LIST).await)
     }
 
     /// Acknowledges what a run said of a kernel that lost its variables.

@@ -62,7 +62,11 @@ use self::{
     claim::Request,
     keeper::{Ends, Keeper},
 };
-use crate::{conversation::PoolName, engine::Engine, sandbox::SandboxSpec};
+use crate::{
+    conversation::PoolName,
+    engine::Engine,
+    sandbox::{SandboxSpec, Start},
+};
 
 /// Requests on their way to the keeper, which takes each in microseconds.
 const REQUESTS: usize = 64;
@@ -191,6 +195,8 @@ impl Pool {
 pub struct PoolSpec {
     /// What the engine is asked for. Its `image` is the one configured: the pool has it prepared.
     pub sandbox: SandboxSpec,
+    /// What each is told at its start. Default: nothing.
+    pub start: Start,
     /// What each finds in its work directory. Default: nothing.
     pub seed: Option<Seed>,
     /// Sandboxes kept warm; never the last of `max`, which is left to a conversation. Default 2.
@@ -226,6 +232,7 @@ impl PoolSpec {
     pub fn new(sandbox: SandboxSpec) -> Self {
         Self {
             sandbox,
+            start: Start::default(),
             seed: None,
             warm: 2,
             warm_max: 0,

@@ -1,11 +1,15 @@
 //! What a sandbox is to the rest of the server: its id, its kind, and how it ended.
 
+mod start;
+
 use std::{fmt, time::SystemTime};
 
 use greenroom_protocol::{AgentConfig, EndReason, RestartReason};
 use serde::Serialize;
 
 use crate::conversation::{PoolName, hex};
+
+pub use self::start::{AppSpec, NoProgram, Program, Start};
 
 /// A sandbox's id: minted here before the engine is asked for anything, so that a create that failed,
 /// hung or was dropped can still be destroyed.
@@ -103,6 +107,8 @@ pub const fn restart_reason(end: EndReason) -> Option<RestartReason> {
         EndReason::Lifetime => Some(RestartReason::Lifetime),
         EndReason::Reset => Some(RestartReason::Reset),
         EndReason::Evicted => Some(RestartReason::Evicted),
+        EndReason::Exited => Some(RestartReason::Exited),
+        EndReason::Unhealthy => Some(RestartReason::Unhealthy),
     }
 }
 
@@ -124,6 +130,8 @@ mod tests {
             (83, false, Some(RestartReason::Reset)),
             (84, false, Some(RestartReason::Evicted)),
             (85, false, None),
+            (86, false, Some(RestartReason::Exited)),
+            (87, false, Some(RestartReason::Unhealthy)),
             (137, true, Some(RestartReason::OutOfMemory)),
             (137, false, Some(RestartReason::EndedInside)),
             (0, false, Some(RestartReason::EndedInside)),

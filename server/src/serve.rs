@@ -365,6 +365,7 @@ pub(crate) async fn engine(config: &Config, secret: &Secret) -> Result<Arc<dyn E
 pub(crate) fn spec(config: &Config, name: &PoolName, pool: &PoolConfig) -> PoolSpec {
     PoolSpec {
         sandbox: pool.sandbox(name),
+        start: pool.start(),
         seed: pool.seed.clone().map(Seed::new),
         warm: pool.warm,
         warm_max: pool.warm_max.min(pool.max.saturating_sub(1)),

@@ -78,18 +78,30 @@ async fn a_call_waits_for_the_answer_before_it_to_be_told() {
 #[tokio::test(start_paused = true)]
 async fn every_loss_has_its_reason() {
     use RestartReason::{
-        EndedInside, Evicted, Idle, Lifetime, NoLongerOnRecord, OutOfMemory, Removed, Reset, Unresponsive,
+        EndedInside, Evicted, Exited, Idle, Lifetime, NoLongerOnRecord, OutOfMemory, Removed, Reset,
+        Unhealthy, Unresponsive,
     };
     let engine = FakeEngine::new();
     let server = Server::start(&engine, "one");
     let kill = |session: &Session, code, oom| engine.kill(session.guest.id(), code, oom);
-    for reason in [Idle, Lifetime, Reset, Evicted, OutOfMemory, EndedInside] {
+    for reason in [
+        Idle,
+        Lifetime,
+        Reset,
+        Evicted,
+        OutOfMemory,
+        EndedInside,
+        Exited,
+        Unhealthy,
+    ] {
         let session = server.open("tea").await;
         session.told(&session.standing).await.unwrap();
         match reason {
             Idle => sleep(IDLE + Duration::from_secs(1)).await,
             OutOfMemory => kill(&session, 137, true),
             EndedInside => kill(&session, 137, false),
+            Exited => kill(&session, 86, false),
+            Unhealthy => kill(&session, 87, false),
             Lifetime => {
                 let mut n = 0;
                 while run(&session, &format!("life-{n}"), "wait 1000").await.is_ok() {

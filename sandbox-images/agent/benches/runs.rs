@@ -84,6 +84,7 @@ fn start(config: &AgentConfig, kernels: Vec<Box<dyn Kernel>>) -> Agent {
     let parts = Parts {
         kernels,
         files: Files::start(&config.work_dir, FileUser::Own).unwrap(),
+        quarters: Quarters::new(config, std::path::PathBuf::new()),
         platform: platform::look(),
     };
     Agent::start(config, parts)

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use greenroom_protocol::{AgentConfig, EndReason, FilesFate, GENERATION, Hello, Platform};
+use greenroom_protocol::{AgentConfig, Begin, EndReason, FilesFate, GENERATION, Hello, LastWords, Platform};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -15,6 +15,8 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    app::{App, Gate},
+    child::Quarters,
     files::Files,
     kernel::Kernel,
     lease::{Lease, millis, whole_ms},
@@ -33,6 +35,8 @@ pub struct Parts {
     pub kernels: Vec<Box<dyn Kernel>>,
     /// The work directory's.
     pub files: Files,
+    /// As whom the guest's processes live.
+    pub quarters: Quarters,
     /// What was seen of the machine before any guest code ran.
     pub platform: Platform,
 }
@@ -53,12 +57,18 @@ impl Agent {
     #[must_use]
     pub fn start(config: &AgentConfig, parts: Parts) -> Self {
         let now = Instant::now();
-        let (runs, owners) = Runs::start(parts.kernels, &config.ready, &parts.files);
+        let gate = match config.begin {
+            Begin::AtOnce => Gate::Open,
+            Begin::Told | Begin::WithApp => Gate::Shut,
+        };
+        let app = App::new(parts.quarters, gate);
+        let (runs, owners) = Runs::start(parts.kernels, &config.ready, &parts.files, &app);
         let shared = Arc::new(Shared {
             boot: boot_id(),
             started: now,
             tenure: Tenure::new(Lease::new(millis(config.unbound_ms), now)),
             runs,
+            app,
             files: parts.files,
             once: Arc::default(),
             kept: Mutex::default(),
@@ -82,6 +92,12 @@ impl Agent {
         let _connection = Connection::count(&self.0.shared);
         let _channel = self.0.shared.tenure.channel();
         serve::connection(Arc::clone(&self.0.shared), io).await;
+    }
+
+    /// What is to be left behind of the image's own program, if there was one.
+    #[must_use]
+    pub fn last_words(&self, reason: EndReason) -> Option<LastWords> {
+        self.0.shared.app.last_words(reason)
     }
 
     /// Waits until the agent has ended: kernels dead, last answers read or given up. PID 1 exits then with
@@ -115,6 +131,7 @@ pub(crate) struct Shared {
     started: Instant,
     pub(crate) tenure: Arc<Tenure>,
     pub(crate) runs: Runs,
+    pub(crate) app: App,
     pub(crate) files: Files,
     pub(crate) once: Arc<Once>,
     /// What the sandbox was filled with, where that is an earlier one's.
@@ -185,6 +202,7 @@ async fn guard(shared: Arc<Shared>, owners: Owners) {
             // An owner that panicked is over too.
             drop(owner.await);
         }
+        shared.app.over().await;
         shared.phase.send_replace(Phase::Draining);
         let mut connections = shared.connections.subscribe();
         drop(connections.wait_for(|n| *n == 0).await);

@@ -1,16 +1,16 @@
 //! Children: as whom and where they live, how one is started, and how PID 1 leaves none unreaped.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
     fs, io,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use greenroom_protocol::AgentConfig;
+use greenroom_protocol::{AgentConfig, Masked};
 use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 use tokio::{
     process::{ChildStderr, ChildStdin, ChildStdout},
@@ -18,7 +18,10 @@ use tokio::{
     sync::Notify,
 };
 
-use crate::processes::{self, State};
+use crate::{
+    processes::{self, State},
+    user::Ids,
+};
 
 /// Where programs are looked for, if the image does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -48,6 +51,9 @@ pub struct Quarters {
     agent: PathBuf,
     path: OsString,
     offline: bool,
+    gid: Option<u32>,
+    /// What a server said, once.
+    told: Arc<OnceLock<BTreeMap<String, Masked>>>,
 }
 
 impl Quarters {
@@ -68,7 +74,29 @@ impl Quarters {
             agent,
             path: std::env::var_os("PATH").unwrap_or_else(|| PATH.into()),
             offline: fs::read_to_string("/proc/net/dev").is_ok_and(|table| has_loopback_only(&table)),
+            // The group of the guest's own user goes by the same number.
+            gid: config.guest_uid,
+            told: Arc::default(),
         }
+    }
+
+    /// The same for a user of the image's.
+    #[must_use]
+    pub fn of(mut self, ids: Ids) -> Self {
+        self.uid = Some(ids.uid);
+        self.gid = Some(ids.gid);
+        let home = fs::read_to_string("/etc/passwd")
+            .ok()
+            .and_then(|passwd| home_of(&passwd, ids.uid))
+            .filter(|home| home.is_dir());
+        self.home = home.unwrap_or_else(|| self.work_dir.clone());
+        self
+    }
+
+    /// Gives every process that starts from now on, by this or by a clone, these variables.
+    pub(crate) fn furnish(&self, env: BTreeMap<String, Masked>) {
+        // Told once: what came first stays.
+        drop(self.told.set(env));
     }
 
     /// The same with another PATH than the image's, for the children and for finding them.
@@ -115,25 +143,42 @@ impl Quarters {
     /// image's environment. Capabilities go with the uid.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(program);
-        command
-            .current_dir(&self.work_dir)
-            .process_group(0)
-            .env("HOME", &self.home)
-            .env("PATH", &self.path)
-            .env("PWD", &self.work_dir);
-        if std::env::var_os("LANG").is_none() {
+        let mut command = self.bare(program);
+        command.current_dir(&self.work_dir).env("PWD", &self.work_dir);
+        if !self.has("PATH") {
+            command.env("PATH", &self.path);
+        }
+        if std::env::var_os("LANG").is_none() && !self.has("LANG") {
             command.env("LANG", "C.UTF-8");
         }
         if self.offline {
-            let unset = |(name, _): &&(&str, &str)| std::env::var_os(name).is_none();
+            let unset = |(name, _): &&(&str, &str)| std::env::var_os(name).is_none() && !self.has(name);
             command.envs(OFFLINE.iter().filter(unset).copied());
         }
+        command
+    }
+
+    /// A command that runs as the guest, in a process group of its own, with the image's environment and what was
+    /// told over it.
+    pub(crate) fn bare(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        // The agent's own HOME is root's, by the engine.
+        command.process_group(0).env("HOME", &self.home);
+        if std::env::var_os("PATH").is_none() {
+            command.env("PATH", &self.path);
+        }
+        if let Some(told) = self.told.get() {
+            command.envs(told.iter().map(|(name, value)| (name, value.reveal())));
+        }
         if let Some(uid) = self.uid {
-            // The group goes by the same number, and setting a uid as root drops all others.
-            command.uid(uid).gid(uid);
+            // Setting a uid as root drops all other groups.
+            command.uid(uid).gid(self.gid.unwrap_or(uid));
         }
         command
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.told.get().is_some_and(|told| told.contains_key(name))
     }
 
     /// A command that runs this program again, as the guest.

@@ -202,6 +202,18 @@ impl Lease {
         Ok(())
     }
 
+    /// Ends it in any state, since there is nothing left that it could be of use for. One that is nobody's has failed:
+    /// there is no session that could hear of it.
+    pub(crate) fn app_over(&mut self, reason: EndReason, now: Instant) {
+        if self.settle(now).is_some() {
+            return;
+        }
+        self.ending(match self.state {
+            State::Bound(_) => reason,
+            State::Unbound { .. } | State::Ending(_) => EndReason::Failed,
+        });
+    }
+
     /// Lets time decide. Answers the reason once it has.
     pub(crate) fn settle(&mut self, now: Instant) -> Option<EndReason> {
         let due = match &self.state {

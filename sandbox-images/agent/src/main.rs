@@ -9,7 +9,8 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs, io,
+    fs,
+    io::{self, Write as _},
     os::{fd::AsFd, unix::fs::PermissionsExt},
     path::Path,
     pin::pin,
@@ -23,9 +24,9 @@ use greenroom_agent::{
     child::{self, Quarters},
     errand::{self, ERRAND},
     files::{self, FileUser, Files},
-    kernel, platform, relay,
+    kernel, platform, relay, user,
 };
-use greenroom_protocol::{AgentConfig, EndReason, SOCKET_PATH};
+use greenroom_protocol::{AgentConfig, EndReason, LastWords, SOCKET_PATH};
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
@@ -109,7 +110,10 @@ async fn serve(config: &AgentConfig) -> anyhow::Result<ExitCode> {
             biased;
             // It ends only in an error.
             Err(error) = &mut reaper => return Err(error).context("orphans cannot be reaped"),
-            reason = agent.ended() => return Ok(ExitCode::from(reason.exit_code())),
+            reason = agent.ended() => {
+                leave(agent.last_words(reason));
+                return Ok(ExitCode::from(reason.exit_code()));
+            }
             _ = terminate.recv() => return Ok(ExitCode::from(TERMINATED)),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
@@ -123,11 +127,28 @@ async fn serve(config: &AgentConfig) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What an engine keeps of PID 1 is its exit code and, in pools of containers, its output.
+fn leave(words: Option<LastWords>) {
+    let Some(words) = words else { return };
+    // Strings and numbers always serialise.
+    let json = serde_json::to_string(&words).unwrap_or_default();
+    let line = format!("{}{json}\n", LastWords::MARK);
+    // Where nobody keeps it, the exit code says enough.
+    drop(io::stdout().write_all(line.as_bytes()));
+}
+
 fn parts(config: &AgentConfig) -> anyhow::Result<Parts> {
     // Before the first guest process starts.
     let platform = platform::look();
     let program = std::env::current_exe().context("the agent does not find itself")?;
-    let quarters = Quarters::new(config, program);
+    let mut quarters = Quarters::new(config, program);
+    if let Some(user) = &config.user {
+        let ids = user::ids(user).map_err(anyhow::Error::msg)?;
+        quarters = quarters.of(ids);
+        // Root has no way around permissions here, so what it is to write in is its own as well.
+        std::os::unix::fs::chown(&config.work_dir, Some(ids.uid), Some(ids.gid))
+            .with_context(|| format!("cannot hand over {}", config.work_dir))?;
+    }
     let user = if quarters.is_apart() {
         FileUser::Guest(quarters.clone())
     } else {
@@ -137,7 +158,8 @@ fn parts(config: &AgentConfig) -> anyhow::Result<Parts> {
         files: Files::start(&config.work_dir, user)
             .with_context(|| format!("cannot work in {}", config.work_dir))?
             .in_quarters(quarters.clone()),
-        kernels: kernel::all(config, quarters),
+        kernels: kernel::all(config, quarters.clone()),
+        quarters,
         platform,
     })
 }

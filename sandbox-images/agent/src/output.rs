@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 pub(crate) use capture::Capture;
 pub(crate) use spill::{Spill, errand as spill_errand};
+pub(crate) use text::{After, plain};
 
 /// The first and the last bytes of a stream, and the count of all.
 #[derive(Debug)]

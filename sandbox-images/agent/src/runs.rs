@@ -43,6 +43,7 @@ use self::{
 };
 use crate::{
     agent::lock,
+    app::{App, Gate},
     files::Files,
     kernel::Kernel,
     lease::{LeaseError, millis, whole_ms},
@@ -117,7 +118,12 @@ pub(crate) enum RunsError {
 
 impl Runs {
     /// Takes the kernels and starts those that are to be ready.
-    pub(crate) fn start(kernels: Vec<Box<dyn Kernel>>, ready: &[Language], files: &Files) -> (Self, Owners) {
+    pub(crate) fn start(
+        kernels: Vec<Box<dyn Kernel>>,
+        ready: &[Language],
+        files: &Files,
+        app: &App,
+    ) -> (Self, Owners) {
         let known = Arc::new(Mutex::new(Known::default()));
         let mut boot = Boot::default();
         let offered: Vec<Language> = kernels.iter().map(|kernel| kernel.language()).collect();
@@ -128,7 +134,9 @@ impl Runs {
                 None => boot.failed = Some(format!("there is no {language} kernel")),
             }
         }
-        boot.missing = wanted.len();
+        // What a server has to say first is one more thing to wait for.
+        let untold = usize::from(*app.gate().borrow() == Gate::Shut);
+        boot.missing = wanted.len() + untold;
         let boot = watch::Sender::new(boot);
         let ending = watch::Sender::new(None);
         let mut owners = Owners::new();
@@ -136,7 +144,13 @@ impl Runs {
         for kernel in kernels {
             let wanted = wanted.contains(&kernel.language());
             let lane = Arc::new(Lane::new(kernel.language(), Arc::clone(&known)));
-            let owner = Owner::new(kernel, Arc::clone(&lane), files.clone(), ending.subscribe());
+            let owner = Owner::new(
+                kernel,
+                Arc::clone(&lane),
+                files.clone(),
+                ending.subscribe(),
+                app.gate(),
+            );
             let boot = wanted.then(|| boot.clone());
             owners.push(AbortOnDropHandle::new(tokio::spawn(owner.own(boot))));
             lanes.push(lane);
@@ -148,6 +162,11 @@ impl Runs {
             ending,
         };
         (runs, owners)
+    }
+
+    /// Tells how the start-up goes on.
+    pub(crate) fn boots(&self) -> watch::Sender<Boot> {
+        self.boot.clone()
     }
 
     /// Sees how the start-up goes on.

@@ -8,7 +8,7 @@ mod request;
 use std::{sync::Arc, time::Duration};
 
 use greenroom_protocol::{
-    EndReason, KeyDigest, LeaseGrant, LeaseRequest, RefusalKind, RestartReason, RunRequest,
+    BootRequest, EndReason, KeyDigest, LeaseGrant, LeaseRequest, RefusalKind, RestartReason, RunRequest,
     limits::{BULK_CONNECTION_WINDOW, BULK_STREAM_WINDOW, PING_SECS, PING_TIMEOUT_SECS, STREAMS},
 };
 use http::{Method, Request, Response, StatusCode, uri::Authority};
@@ -94,6 +94,13 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     };
     match (request.method().as_str(), root, below) {
         ("GET", "", None) => hello(shared, &query(&request)?).await,
+        ("POST", "boot", None) => {
+            let request: BootRequest = body(request).await?;
+            let begun = shared.app.begin(request, shared.runs.boots(), &shared.tenure);
+            begun.map_err(|bad| refuse(RefusalKind::BadRequest, bad.to_string()))?;
+            Ok(empty(StatusCode::NO_CONTENT))
+        }
+        ("GET", "log", None) => json(StatusCode::OK, &shared.app.log()),
         ("POST", "lease", None) => lease(shared, request).await,
         ("GET", "lease", None) => lease_view(shared, &query(&request)?).await,
         ("DELETE", "lease", None) => end_lease(shared, &query(&request)?),

@@ -82,6 +82,11 @@ impl Tenure {
         })
     }
 
+    /// The image's own program is gone, and the sandbox with it; an end that was decided already stays as it is.
+    pub(crate) fn app_over(&self, reason: EndReason) {
+        self.with(|lease, now| lease.app_over(reason, now));
+    }
+
     /// Counts a live channel for as long as the answer lives.
     pub(crate) fn channel(self: &Arc<Self>) -> Channel {
         self.with(Lease::channel_opened);

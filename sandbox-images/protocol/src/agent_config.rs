@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GUEST_UID, Language, SOCKET_PATH, WORK_DIR};
+use crate::{Begin, GUEST_UID, Language, SOCKET_PATH, WORK_DIR};
 
 /// The agent's whole configuration, passed as one JSON argument: `agent init '{…}'`.
 ///
@@ -16,6 +16,11 @@ pub struct AgentConfig {
     pub work_dir: String,
     /// The user that children run as; `None` where the platform lets the agent have one user only.
     pub guest_uid: Option<u32>,
+    /// Instead of `guest_uid`, a user as images name them: `name`, `uid`, each with `:group` or without. What it is
+    /// called is the image's to say, so it is looked up inside.
+    pub user: Option<String>,
+    /// When the guest's processes start.
+    pub begin: Begin,
     /// Kernels that must answer before the sandbox counts as ready. The first is the default language.
     pub ready: Vec<Language>,
     /// Python modules imported before the sandbox counts as ready.
@@ -32,6 +37,8 @@ impl Default for AgentConfig {
             socket: SOCKET_PATH.to_owned(),
             work_dir: WORK_DIR.to_owned(),
             guest_uid: Some(GUEST_UID),
+            user: None,
+            begin: Begin::AtOnce,
             ready: vec![Language::Python],
             preload: Vec::new(),
             unbound_ms: 30_000,

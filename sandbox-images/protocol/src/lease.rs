@@ -121,6 +121,10 @@ pub enum RestartReason {
     Removed,
     /// It stopped answering and was destroyed.
     Unresponsive,
+    /// The image's own program ended.
+    Exited,
+    /// The image's own program stopped answering its liveness probe.
+    Unhealthy,
     /// The session existed, and no record says how it ended.
     NoLongerOnRecord,
 }
@@ -138,6 +142,8 @@ impl RestartReason {
             Self::EndedInside => "ended_inside",
             Self::Removed => "removed",
             Self::Unresponsive => "unresponsive",
+            Self::Exited => "exited",
+            Self::Unhealthy => "unhealthy",
             Self::NoLongerOnRecord => "no_longer_on_record",
         }
     }
@@ -187,19 +193,25 @@ pub enum EndReason {
     Reset,
     /// Made room for another session.
     Evicted,
-    /// The agent itself failed to start.
+    /// The agent itself failed to start, or the program of a sandbox that was nobody's yet has ended.
     Failed,
+    /// The image's own program ended.
+    Exited,
+    /// The image's own program stopped answering its liveness probe.
+    Unhealthy,
 }
 
 impl EndReason {
     /// Every reason, for the table that maps exit codes back.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Unbound,
         Self::Idle,
         Self::Lifetime,
         Self::Reset,
         Self::Evicted,
         Self::Failed,
+        Self::Exited,
+        Self::Unhealthy,
     ];
 
     /// The exit code of PID 1. From 80 on: below the shell's 126–128+n, above what programs use.
@@ -212,6 +224,8 @@ impl EndReason {
             Self::Reset => 83,
             Self::Evicted => 84,
             Self::Failed => 85,
+            Self::Exited => 86,
+            Self::Unhealthy => 87,
         }
     }
 
@@ -233,6 +247,8 @@ impl EndReason {
             Self::Reset => "reset",
             Self::Evicted => "evicted",
             Self::Failed => "failed",
+            Self::Exited => "exited",
+            Self::Unhealthy => "unhealthy",
         }
     }
 }

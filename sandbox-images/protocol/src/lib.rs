@@ -8,6 +8,8 @@
 //! | request | body → answer |
 //! |---|---|
 //! | `GET /[?wait=S]` | → [`Hello`]; with `wait` once it is ready or failed, after at most `S` seconds |
+//! | `POST /boot` | [`BootRequest`] → 204: before anything of the guest's starts, where [`Begin`] says so |
+//! | `GET /log` | → [`AppLog`] |
 //! | `POST /lease` | [`LeaseRequest`] → [`LeaseGrant`], and the idle clock starts anew; 409 another key |
 //! | `POST /lease/told` | → 204: the notice reached its caller |
 //! | `GET /lease[?wait=S]` | → [`LeaseState`], with `wait` when it changes or after at most `S` seconds |
@@ -36,6 +38,7 @@
 //! connection only, so that what a hostile guest sends can neither fill its memory nor stall its runs.
 
 mod agent_config;
+mod boot;
 mod files;
 mod hello;
 mod language;
@@ -48,6 +51,7 @@ mod runs;
 pub mod limits;
 
 pub use agent_config::AgentConfig;
+pub use boot::{App, AppEnd, AppLog, Begin, BootRequest, Check, LastWords, Masked, Probe};
 pub use files::{Deleted, FileEntry, FileKind, FileList, Packed, Pixels, Unpacked};
 pub use hello::{Hello, KernelState, KernelView, Platform};
 pub use language::{KernelName, Language, NoLanguage};
@@ -65,7 +69,7 @@ pub use runs::{
 
 /// The version of this protocol. Guest and agent must have the same one: images are prepared by the
 /// server that uses them, so a difference means that a stale sandbox outlived an upgrade.
-pub const GENERATION: u32 = 3;
+pub const GENERATION: u32 = 4;
 
 /// Where the agent lies in every prepared image.
 pub const AGENT_PATH: &str = "/.greenroom/agent";

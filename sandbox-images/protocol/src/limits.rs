@@ -24,6 +24,16 @@ pub const KEPT_BYTES: usize = 16 << 20;
 pub const OUTPUT_HEAD: usize = 64 << 10;
 /// … and of its tail. Between them output is counted and spilled.
 pub const OUTPUT_TAIL: usize = 64 << 10;
+/// Bytes of the head of what an image's own program writes …
+pub const LOG_HEAD: usize = 16 << 10;
+/// … and of its tail.
+pub const LOG_TAIL: usize = 64 << 10;
+/// Bytes of that tail which outlive the sandbox.
+pub const LAST_WORDS: usize = 8 << 10;
+/// Variables that a sandbox is given …
+pub const ENV_NAMES: usize = 256;
+/// … and the bytes of their names and values together.
+pub const ENV_BYTES: usize = 256 << 10;
 /// Images that one run may send.
 pub const IMAGES: usize = 4;
 /// Bytes of one image as sent, before base64: hosts cut whole answers near 1 MB.

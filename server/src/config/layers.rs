@@ -213,6 +213,66 @@ impl Layers {
         (value, source)
     }
 
+    /// Takes every text directly under a section, whatever it is called: flags over the file. Variables do not reach
+    /// there, and the values are not shown.
+    pub(super) fn take_secrets(&mut self, section: &str) -> Vec<(String, String, Source)> {
+        let prefix = format!("{section}.");
+        let file = self
+            .file
+            .iter()
+            .map(|(key, (line, raw))| (key.clone(), raw.clone(), Source::File(*line)));
+        let flags = self
+            .flags
+            .iter()
+            .map(|(key, text)| (key.clone(), Raw::Loose(text.clone()), Source::Flag));
+        let found: BTreeMap<String, (Raw, Source)> = file
+            .chain(flags)
+            .filter(|(key, ..)| key.starts_with(&prefix))
+            .map(|(key, raw, source)| (key, (raw, source)))
+            .collect();
+        // An empty table is one all the same.
+        self.tables.remove(section);
+        let mut taken = Vec::new();
+        for (key, (raw, source)) in found {
+            self.known.insert(key.clone());
+            let name = key[prefix.len()..].to_owned();
+            match raw {
+                Raw::Text(text) | Raw::Loose(text) if !text.contains('\0') => {
+                    self.effective.push(Effective {
+                        key,
+                        value: "\"****\"".to_owned(),
+                        source: source.clone(),
+                    });
+                    taken.push((name, text, source));
+                }
+                Raw::Text(_)
+                | Raw::Loose(_)
+                | Raw::Number(_)
+                | Raw::Bool(_)
+                | Raw::List(_)
+                | Raw::Other(_) => self.problem(source, &key, "expected text".to_owned()),
+            }
+        }
+        taken
+    }
+
+    /// Whether any key under a section is set.
+    pub(super) fn is_set_under(&self, section: &str) -> bool {
+        self.first_under(section) != Source::Default
+    }
+
+    /// Where the first key under a section was set.
+    pub(super) fn first_under(&self, section: &str) -> Source {
+        let prefix = format!("{section}.");
+        let mut under = self
+            .effective
+            .iter()
+            .filter(|effective| effective.key.starts_with(&prefix) && effective.source != Source::Default);
+        under
+            .next()
+            .map_or(Source::Default, |effective| effective.source.clone())
+    }
+
     /// Where a setting that was taken came from.
     pub(super) fn source(&self, key: &str) -> Source {
         let taken = self.effective.iter().find(|effective| effective.key == key);

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use greenroom_protocol::AgentConfig;
+use greenroom_protocol::{AgentConfig, Language};
 
-use super::{ArchiveConfig, ArchivePlace, Config, PoolConfig};
+use super::{ArchiveConfig, ArchivePlace, Config, ContainerConfig, PoolConfig, PoolKind};
 use crate::{
     archive::{Allowance, Bucket, Place},
     conversation::PoolName,
     engine::docker::DockerConfig,
-    sandbox::SandboxSpec,
+    sandbox::{AppSpec, SandboxSpec, Start},
 };
 
 /// The agent's file name where it lies beside the server's own executable.
@@ -71,6 +71,37 @@ impl ArchiveConfig {
 }
 
 impl PoolConfig {
+    /// What each sandbox is told at its start.
+    #[must_use]
+    pub fn start(&self) -> Start {
+        let app = self.container().map(|container| AppSpec {
+            command: container.command.clone(),
+            args: container.args.clone(),
+            user: container.user.clone(),
+            startup: container.startup.clone(),
+            liveness: container.liveness.clone(),
+        });
+        Start {
+            env: self.env.clone(),
+            app,
+        }
+    }
+
+    /// What only a pool of containers has.
+    #[must_use]
+    pub const fn container(&self) -> Option<&ContainerConfig> {
+        match &self.kind {
+            PoolKind::Container(container) => Some(container),
+            PoolKind::Interpreter => None,
+        }
+    }
+
+    /// What code is written in that does not say. Most images have a shell, whatever else they have.
+    #[must_use]
+    pub fn language(&self) -> Language {
+        self.languages.first().copied().unwrap_or(Language::Bash)
+    }
+
     /// What this pool asks its engine for. The image is the one configured, not prepared yet.
     #[must_use]
     pub fn sandbox(&self, pool: &PoolName) -> SandboxSpec {
@@ -84,6 +115,7 @@ impl PoolConfig {
             nproc: self.nproc,
             nofile: self.nofile,
             agent: AgentConfig {
+                begin: self.start().begin(),
                 ready: self.languages.clone(),
                 preload: self.preload.clone(),
                 spill_bytes: self.spill.0,

@@ -13,8 +13,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     Aliases, ArchiveConfig, ArchivePlace, AuthConfig, Config, ConversationConfig, Cpus, EngineConfig,
-    EngineKind, ErrorStyle, HttpConfig, IssuerConfig, LONGEST_CALL, Limits, LinkConfig, LogFormat, MetaPath,
-    PoolConfig, Runtime, Size, TlsConfig,
+    EngineKind, ErrorStyle, HttpConfig, IssuerConfig, LONGEST_CALL, Lifecycle, Limits, LinkConfig, LogFormat,
+    MetaPath, PoolConfig, PoolKind, Runtime, Size, TlsConfig,
+    containers::{self, KindWord},
     layers::{Effective, Layers, Raw, Report, Source, place},
     settings::{Setting, words},
 };
@@ -148,7 +149,7 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
         pools: BTreeMap::new(),
         default_pool: default_pool_name(),
     };
-    let pools = pools(from, config.engine.runtime, inputs.cpus);
+    let pools = pools(from, config.engine.runtime, inputs);
     Config {
         default_pool: default_pool(from, &pools),
         pools,
@@ -368,7 +369,7 @@ fn at_least_one(from: &mut Layers, key: &str, default: usize) -> usize {
 }
 
 /// The pools of the file, or the one that needs no file.
-fn pools(from: &mut Layers, runtime: Runtime, cpus: usize) -> BTreeMap<PoolName, PoolConfig> {
+fn pools(from: &mut Layers, runtime: Runtime, inputs: &Inputs) -> BTreeMap<PoolName, PoolConfig> {
     let mut named = from.tables_under("pool");
     if named.is_empty() {
         named.push((default_pool_name().to_string(), 0));
@@ -377,7 +378,7 @@ fn pools(from: &mut Layers, runtime: Runtime, cpus: usize) -> BTreeMap<PoolName,
     for (name, line) in named {
         match PoolName::parse(&name) {
             Ok(parsed) => {
-                pools.insert(parsed, pool(from, &name, runtime, cpus));
+                pools.insert(parsed, pool(from, &name, runtime, inputs));
             }
             Err(message) => {
                 let section = format!("pool.{name}");
@@ -405,33 +406,40 @@ fn default_pool_name() -> PoolName {
     PoolName::parse("python").expect("a good name")
 }
 
-fn pool(from: &mut Layers, name: &str, engine: Runtime, machine_cpus: usize) -> PoolConfig {
-    let key = |setting: &str| format!("pool.{name}.{setting}");
-    from.take(&key("kind"), PoolKind::Interpreter);
+fn pool(from: &mut Layers, name: &str, engine: Runtime, inputs: &Inputs) -> PoolConfig {
+    let section = format!("pool.{name}");
+    let key = |setting: &str| format!("{section}.{setting}");
+    let kind = match from.take(&key("kind"), KindWord::Interpreter) {
+        KindWord::Interpreter => PoolKind::Interpreter,
+        KindWord::Container => PoolKind::Container(Box::new(containers::container(from, &section))),
+    };
+    let usual = Usual::of(&kind);
     from.take(&key("egress"), Egress::None);
     let (disk, disk_source) = from.take_from(&key("disk"), Size::gib(4));
     let runtime = runtime_for(engine, disk).unwrap_or_else(|message| {
         from.problem(disk_source, &key("disk"), message);
         String::new()
     });
-    let python = vec![Language::Python, Language::Bash];
-    let preload = ["numpy", "pandas", "matplotlib.pyplot"]
-        .map(str::to_owned)
-        .to_vec();
+    let lifetime = from.take(&key("lifetime"), 24 * HOUR);
     let warm = from.take(&key("warm"), 2);
     let pool = PoolConfig {
-        image: from.take(&key("image"), "greenroom/python:latest".to_owned()),
-        languages: from.take(&key("languages"), python),
-        preload: from.take(&key("preload"), preload),
+        env: containers::environment(from, &section, &inputs.env),
+        image: from.take(&key("image"), usual.image),
+        languages: from.take(&key("languages"), usual.languages),
+        preload: from.take(&key("preload"), usual.preload),
         seed: from.take(&key("seed"), None),
         warm,
         // Whoever wants none waiting means none.
         warm_max: from.take(&key("warm_max"), if warm == 0 { 0 } else { warm.max(4) }),
         max: from.take(&key("max"), 32),
-        boots: from.take(&key("boots"), machine_cpus.max(1)),
-        idle: from.take(&key("idle"), 2 * HOUR),
-        lifetime: from.take(&key("lifetime"), 24 * HOUR),
-        evict_after: from.take(&key("evict_after"), EvictAfter(Some(10 * MINUTE))).0,
+        boots: from.take(&key("boots"), inputs.cpus.max(1)),
+        idle: if usual.is_timed {
+            from.take(&key("idle"), 2 * HOUR)
+        } else {
+            lifetime
+        },
+        lifetime,
+        evict_after: from.take(&key("evict_after"), EvictAfter(usual.evict_after)).0,
         warm_age: from.take(&key("warm_age"), HOUR),
         boot_timeout: from.take(&key("boot_timeout"), 20 * SECOND),
         claim_wait: from.take(&key("claim_wait"), 30 * SECOND),
@@ -445,6 +453,7 @@ fn pool(from: &mut Layers, name: &str, engine: Runtime, machine_cpus: usize) -> 
         run_timeout: from.take(&key("run_timeout"), 10 * MINUTE),
         run_timeout_max: from.take(&key("run_timeout_max"), 4 * HOUR),
         spill: from.take(&key("spill"), Size::mib(64)),
+        kind,
     };
     for (setting, message) in quarrels(&pool) {
         let key = key(setting);
@@ -452,6 +461,43 @@ fn pool(from: &mut Layers, name: &str, engine: Runtime, machine_cpus: usize) -> 
         from.problem(source, &key, message);
     }
     pool
+}
+
+/// What a pool has that says nothing else, by its kind.
+struct Usual {
+    image: String,
+    languages: Vec<Language>,
+    preload: Vec<String>,
+    evict_after: Option<Duration>,
+    /// Whether a session may be idle for too long.
+    is_timed: bool,
+}
+
+impl Usual {
+    fn of(kind: &PoolKind) -> Self {
+        match kind {
+            PoolKind::Interpreter => Self {
+                image: "greenroom/python:latest".to_owned(),
+                languages: vec![Language::Python, Language::Bash],
+                preload: ["numpy", "pandas", "matplotlib.pyplot"]
+                    .map(str::to_owned)
+                    .to_vec(),
+                evict_after: Some(10 * MINUTE),
+                is_timed: true,
+            },
+            PoolKind::Container(container) => {
+                let is_timed = container.lifecycle == Lifecycle::Timed;
+                Self {
+                    image: String::new(),
+                    languages: Vec::new(),
+                    preload: Vec::new(),
+                    // A program that runs to its end is not idle because nobody asks.
+                    evict_after: is_timed.then_some(10 * MINUTE),
+                    is_timed,
+                }
+            }
+        }
+    }
 }
 
 /// What does not go together within one pool: the key to point at, and why.
@@ -473,7 +519,7 @@ fn quarrels(pool: &PoolConfig) -> Vec<(&'static str, String)> {
     );
     must(pool.boots >= 1, "boots", "must be at least 1".to_owned());
     must(
-        !pool.languages.is_empty(),
+        !pool.languages.is_empty() || pool.container().is_some(),
         "languages",
         "must name at least one language".to_owned(),
     );
@@ -544,11 +590,6 @@ fn default_state_dir(inputs: &Inputs) -> PathBuf {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PoolKind {
-    Interpreter,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Egress {
     None,
 }
@@ -560,7 +601,6 @@ words!(Signing {
     "PS256" => Signing::Ps256, "PS384" => Signing::Ps384, "PS512" => Signing::Ps512,
     "ES256" => Signing::Es256, "ES384" => Signing::Es384, "EdDSA" => Signing::EdDsa,
 });
-words!(PoolKind { "interpreter" => PoolKind::Interpreter });
 words!(Egress { "none" => Egress::None });
 words!(Aliases { "none" => Aliases::None, "azure" => Aliases::Azure });
 words!(ErrorStyle { "result" => ErrorStyle::Result, "flag" => ErrorStyle::Flag });

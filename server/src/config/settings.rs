@@ -89,7 +89,7 @@ macro_rules! whole_number {
         }
     )*};
 }
-whole_number!(u32, usize);
+whole_number!(u16, u32, usize);
 
 impl Setting for Duration {
     fn read(raw: &Raw) -> Result<Self, String> {

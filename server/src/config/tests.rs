@@ -340,3 +340,115 @@ leeway = \"1h\"
         assert!(report.contains(line), "{line}\nis missing in\n{report}");
     }
 }
+
+const APP: &str = "[pool.app]\nkind = \"container\"\nimage = \"x\"\nport = 8080\n";
+
+#[test]
+fn a_pool_of_containers_has_the_defaults_of_one() {
+    use greenroom_protocol::Check;
+    let loaded = Loaded::read(&inputs(APP)).unwrap();
+    let pool = loaded.config.pools.values().next().unwrap();
+    let container = pool.container().unwrap();
+    assert_eq!(
+        container.startup.as_ref().unwrap().check,
+        Check::Tcp { port: 8080 }
+    );
+    assert_eq!((&container.liveness, &container.command), (&None, &Vec::new()));
+    assert!(pool.languages.is_empty() && pool.preload.is_empty());
+    assert_eq!(pool.idle, Duration::from_secs(7200));
+    let more = "lifecycle = \"on_exit\"\ncommand = [\"/a\"]\nargs = []\nuser = \"app\"\n[pool.app.startup]\nhttp = \"/up\"\nport = 81\n\
+                period = \"250ms\"\n[pool.app.liveness]\ntcp = true\nfailures = 5\n";
+    let loaded = Loaded::read(&inputs(&format!("{APP}{more}"))).unwrap();
+    let pool = loaded.config.pools.values().next().unwrap();
+    let container = pool.container().unwrap();
+    let startup = container.startup.as_ref().unwrap();
+    let path = "/up".to_owned();
+    assert_eq!(
+        (&startup.check, startup.period_ms),
+        (&Check::Http { port: 81, path }, 250)
+    );
+    let liveness = container.liveness.as_ref().unwrap();
+    assert_eq!(
+        (&liveness.check, liveness.failures),
+        (&Check::Tcp { port: 8080 }, 5)
+    );
+    assert_eq!(container.args, Some(Vec::new()));
+    assert_eq!(
+        (pool.idle, pool.evict_after),
+        (pool.lifetime, None),
+        "it runs to its end"
+    );
+}
+
+#[test]
+fn what_a_pool_of_containers_cannot_have_is_named() {
+    for (more, problem) in [
+        (
+            "lifecycle = \"on_exit\"\nidle = \"1h\"",
+            "pool.app.idle: unknown key",
+        ),
+        ("[pool.app.liveness]\nperiod = \"1s\"", "says neither http"),
+        (
+            "[pool.app.liveness]\nhttp = \"/\"\ntcp = true",
+            "is http or tcp, not both",
+        ),
+        (
+            "[pool.app.liveness]\nhttp = \"x y\"",
+            "must be a path such as /healthz",
+        ),
+        (
+            "[pool.app.liveness]\ntcp = true\nfailures = 0",
+            "must be at least 1",
+        ),
+        (
+            "[pool.app.startup]\ntcp = true\ntimeout = \"0s\"",
+            "must be longer than nothing",
+        ),
+        ("answer_timeout = \"0s\"", "must be longer than nothing"),
+        ("[pool.py]\nport = 8080", "pool.py.port: unknown key"),
+    ] {
+        let found = problems(&inputs(&format!("{APP}{more}\n")));
+        assert!(found.contains(problem), "{more}: {found}");
+    }
+    let nothing = problems(&inputs("[pool.app]\nkind = \"container\"\n"));
+    assert!(nothing.contains("must name an image"), "{nothing}");
+}
+
+#[test]
+fn an_environment_is_read_and_never_shown() {
+    let text = "[pool.py]\nenv = { A = \"s3cret\", B = \"two\\nlines\" }\nenv_from = [\"TOKEN\"]\n";
+    let mut from = inputs(text);
+    from.env = pairs(&[("TOKEN", "t0ken")]);
+    let loaded = Loaded::read(&from).unwrap();
+    let pool = loaded.config.pools.values().next().unwrap();
+    let shown: Vec<(&str, &str)> = pool
+        .env
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.reveal()))
+        .collect();
+    assert_eq!(shown, [("A", "s3cret"), ("B", "two\nlines"), ("TOKEN", "t0ken")]);
+    let printed = loaded.to_toml();
+    assert!(
+        printed.contains("A = \"****\"") && printed.contains("env_from = [\"TOKEN\"]"),
+        "{printed}"
+    );
+    for text in [printed, format!("{:?}", loaded.config)] {
+        assert!(!text.contains("s3cret") && !text.contains("t0ken"), "{text}");
+    }
+    assert!(Loaded::read(&inputs("[pool.py]\nenv = {}\n")).is_ok());
+    for (lines, problem) in [
+        ("env_from = [\"TOKEN\"]", "the server's environment has no TOKEN"),
+        (
+            "env_from = [\"GREENROOM_SECRET_FILE\"]",
+            "is a setting of the server's",
+        ),
+        ("env = { \"A-B\" = \"x\" }", "is no name of a variable"),
+        ("env = { A = 1 }", "expected text"),
+    ] {
+        let found = problems(&inputs(&format!("[pool.py]\n{lines}\n")));
+        assert!(found.contains(problem), "{lines}: {found}");
+    }
+    let mut both = inputs("[pool.py]\nenv = { A = \"x\" }\nenv_from = [\"A\"]\n");
+    both.env = pairs(&[("A", "y")]);
+    assert!(problems(&both).contains("is in env already"));
+}

@@ -20,6 +20,7 @@ mod leftovers;
 mod listing;
 mod lookup;
 mod memory;
+mod words;
 
 use std::{
     collections::HashSet,
@@ -39,7 +40,7 @@ use bollard::{
     },
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use greenroom_protocol::AGENT_PATH;
+use greenroom_protocol::{AGENT_PATH, LastWords};
 
 use self::{
     call::Failure,
@@ -53,7 +54,7 @@ use self::{
 use super::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone, Usage};
 use crate::{
     conversation::SessionName,
-    sandbox::{SandboxId, SandboxSpec},
+    sandbox::{Program, SandboxId, SandboxSpec},
 };
 
 /// The oldest API that has what is used here.
@@ -346,6 +347,14 @@ impl DockerEngine {
 impl Engine for DockerEngine {
     async fn prepare(&self, image: &str) -> Result<String, EngineError> {
         self.images.prepare(image).await
+    }
+
+    async fn program(&self, prepared: &str) -> Result<Program, EngineError> {
+        self.images.program(prepared).await
+    }
+
+    async fn last_words(&self, id: &SandboxId) -> Result<Option<LastWords>, EngineError> {
+        self.left_behind(id).await
     }
 
     async fn create(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<(), EngineError> {

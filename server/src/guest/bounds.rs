@@ -4,7 +4,8 @@
 //! what breaks a limit is refused.
 
 use greenroom_protocol::{
-    FileList, Hello, KeyDigest, LeaseGrant, LeaseState, Packages, RunEventKind, RunId, RunList, limits,
+    AppLog, FileList, Hello, KeyDigest, LeaseGrant, LeaseState, Packages, RunEventKind, RunId, RunList,
+    limits,
 };
 
 use super::error::{GuestError, shown};
@@ -21,6 +22,36 @@ pub(super) trait Bounded: Sized {
     /// # Errors
     /// [`GuestError::Protocol`] names what broke a limit.
     fn bounded(self) -> Result<Self, GuestError>;
+}
+
+/// A byte of a log may have become `\\xNN`.
+impl Bounded for AppLog {
+    fn bounded(self) -> Result<Self, GuestError> {
+        at_most(
+            "bytes of a log's head",
+            self.head.len(),
+            4 * (limits::LOG_HEAD + limits::LOG_TAIL),
+        )?;
+        at_most("bytes of a log's tail", self.tail.len(), 4 * limits::LOG_TAIL)?;
+        Ok(Self {
+            head: lines(&self.head),
+            tail: lines(&self.tail),
+            ..self
+        })
+    }
+}
+
+/// The same text, where what does not print but breaks lines is escaped.
+pub(crate) fn lines(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && !matches!(character, '\n' | '\t') {
+            safe.extend(character.escape_default());
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
 }
 
 fn at_most(what: &str, count: usize, limit: usize) -> Result<(), GuestError> {

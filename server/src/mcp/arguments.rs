@@ -311,7 +311,7 @@ fn execute(args: schemas::ExecuteCode, pool: &PoolConfig, limits: &Limits) -> Re
 /// Which languages there are is the image's to say: the agent refuses what it lacks, and names what it has.
 fn language(named: Option<&str>, pool: &PoolConfig) -> Result<Language, Failure> {
     match named {
-        None => Ok(pool.languages.first().copied().unwrap_or(Language::Python)),
+        None => Ok(pool.language()),
         Some(name) => name
             .parse()
             .map_err(|error| Failure::bad_argument(format!("language {:?} is none: {error}", shown(name)))),

@@ -256,6 +256,8 @@ const fn reason_words(reason: RestartReason) -> &'static str {
         RestartReason::EndedInside => "something that ran in it ended it",
         RestartReason::Removed => "it was removed from outside, or its host restarted",
         RestartReason::Unresponsive => "it stopped answering",
+        RestartReason::Exited => "the program of its image ended",
+        RestartReason::Unhealthy => "the program of its image stopped answering its liveness probe",
         RestartReason::NoLongerOnRecord => "no record says any more how it ended",
     }
 }

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use greenroom_protocol::Hello;
+use greenroom_protocol::{Begin, Hello};
 use tokio::{
     select,
     time::{Instant, sleep, timeout_at},
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     engine::{Engine, EngineError},
     guest::{Guest, GuestError, Lost, Upload},
-    sandbox::SandboxSpec,
+    sandbox::{NoProgram, Program, SandboxSpec},
 };
 
 /// A warm sandbox is given this long to answer over a new channel: an engine that restarts takes seconds,
@@ -94,6 +94,8 @@ pub(super) enum BootError {
     NoRoom(Room),
     #[error("the host has {} MiB left for sandboxes, and one needs {} MiB to begin with", spare >> 20, NEEDS >> 20)]
     NoMemory { spare: u64 },
+    #[error("its image cannot be used: {0}")]
+    NoProgram(#[from] NoProgram),
     #[error("{0}")]
     Guest(#[from] GuestError),
     #[error("its agent could not get ready: {0}")]
@@ -118,7 +120,7 @@ impl BootError {
             Self::Engine(_) => BootFault::Engine,
             Self::NoRoom(_) => BootFault::NoRoom,
             Self::NoMemory { .. } => BootFault::NoMemory,
-            Self::Guest(_) | Self::Agent(_) | Self::Seed(_) => BootFault::Agent,
+            Self::NoProgram(_) | Self::Guest(_) | Self::Agent(_) | Self::Seed(_) => BootFault::Agent,
             Self::NotIsolated(_) => BootFault::Isolation,
             Self::Deadline { .. } => BootFault::Deadline,
             Self::Cancelled | Self::Broken | Self::NoCustody => BootFault::Cancelled,
@@ -132,6 +134,7 @@ impl BootError {
             Self::Guest(GuestError::Lost(Lost::Engine(error))) => is_unreachable(error),
             Self::NoRoom(_)
             | Self::NoMemory { .. }
+            | Self::NoProgram(_)
             | Self::Guest(_)
             | Self::Agent(_)
             | Self::Seed(_)
@@ -202,8 +205,10 @@ impl Order {
         // A look before the create, so that a full pool costs a list and no sandbox …
         self.check_room().await?;
         self.check_memory().await?;
+        progress.step = "looking for its image's program";
+        let program = self.program().await?;
         progress.step = "creating it";
-        self.create(progress).await?;
+        self.create(&program, progress).await?;
         // Race: two servers may both have seen the last slot free. Both have created by now, so whoever lists
         // last sees the other, and neither starts beyond the limit.
         progress.step = "asking the engine for room";
@@ -212,7 +217,13 @@ impl Order {
         self.engine.start(id).await?;
         progress.step = "reaching its agent";
         let guest = Guest::connect(Arc::clone(&self.engine), id.clone()).await?;
-        progress.step = "starting its kernels";
+        if self.spec.start.begin() != Begin::AtOnce {
+            guest.boot(&self.spec.start.request(&program)?).await?;
+        }
+        progress.step = match self.spec.start.app {
+            Some(_) => "starting its program and waiting for its startup probe",
+            None => "starting its kernels",
+        };
         let hello = ready(&guest, deadline).await?;
         prove_isolation(&hello, self.spec.isolation)?;
         if let Some(seed) = &self.spec.seed {
@@ -223,13 +234,24 @@ impl Order {
         Ok(guest)
     }
 
+    /// What the image says of its own program, where that is to run.
+    async fn program(&self) -> Result<Program, BootError> {
+        match self.spec.start.app {
+            Some(_) => Ok(self.engine.program(&self.image).await?),
+            None => Ok(Program::default()),
+        }
+    }
+
     /// Runs the create apart from the climb, so that one which outlasts the deadline can still be awaited.
-    async fn create(&self, progress: &mut Progress) -> Result<(), BootError> {
+    async fn create(&self, program: &Program, progress: &mut Progress) -> Result<(), BootError> {
         let (engine, id) = (Arc::clone(&self.engine), self.custody.id().clone());
-        let spec = SandboxSpec {
+        let mut spec = SandboxSpec {
             image: self.image.clone(),
             ..self.spec.sandbox.clone()
         };
+        if let Some(app) = &self.spec.start.app {
+            spec.agent.user = Some(app.user(program));
+        }
         progress.created = Created::Pending;
         let creating = progress.creating.insert(Creating {
             call: async move { engine.create(&id, &spec).await }.boxed(),

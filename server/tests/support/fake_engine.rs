@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use greenroom::{
     conversation::SessionName,
     engine::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone, Usage},
-    sandbox::{Fate, SandboxId, SandboxSpec},
+    sandbox::{Fate, Program, SandboxId, SandboxSpec},
 };
 use greenroom_agent::kernel::Kernel;
-use greenroom_protocol::{Language, Platform, RELAY_PREFACE};
+use greenroom_protocol::{Language, LastWords, Platform, RELAY_PREFACE};
 use tokio::{
     io::AsyncWriteExt as _,
     time::{sleep, timeout},
@@ -254,6 +254,14 @@ impl Engine for FakeEngine {
             Ok(format!("{image}+agent"))
         })
         .await
+    }
+
+    async fn program(&self, _: &str) -> Result<Program, EngineError> {
+        Ok(Program::default())
+    }
+
+    async fn last_words(&self, _: &SandboxId) -> Result<Option<LastWords>, EngineError> {
+        Ok(None)
     }
 
     async fn create(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<(), EngineError> {

@@ -19,9 +19,9 @@ use greenroom::{
     conversation::SessionName,
     engine::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Usage},
     guest::{Guest, GuestError},
-    sandbox::{SandboxId, SandboxSpec},
+    sandbox::{Program, SandboxId, SandboxSpec},
 };
-use greenroom_protocol::RELAY_PREFACE;
+use greenroom_protocol::{LastWords, RELAY_PREFACE};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -159,6 +159,14 @@ impl Engine for Hostile {
 
     async fn prepare(&self, _: &str) -> Result<String, EngineError> {
         none()
+    }
+
+    async fn program(&self, _: &str) -> Result<Program, EngineError> {
+        Ok(Program::default())
+    }
+
+    async fn last_words(&self, _: &SandboxId) -> Result<Option<LastWords>, EngineError> {
+        Ok(None)
     }
 
     async fn create(&self, _: &SandboxId, _: &SandboxSpec) -> Result<(), EngineError> {

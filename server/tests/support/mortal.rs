@@ -10,8 +10,9 @@ use async_trait::async_trait;
 use greenroom::{
     conversation::SessionName,
     engine::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone, Usage},
-    sandbox::{SandboxId, SandboxSpec},
+    sandbox::{Program, SandboxId, SandboxSpec},
 };
+use greenroom_protocol::LastWords;
 use tokio::{
     io::{copy_bidirectional, duplex},
     time::Instant,
@@ -108,6 +109,14 @@ impl Mortal {
 impl Engine for Mortal {
     async fn prepare(&self, image: &str) -> Result<String, EngineError> {
         self.call(Op::Prepare, self.engine.prepare(image)).await
+    }
+
+    async fn program(&self, prepared: &str) -> Result<Program, EngineError> {
+        self.engine.program(prepared).await
+    }
+
+    async fn last_words(&self, id: &SandboxId) -> Result<Option<LastWords>, EngineError> {
+        self.engine.last_words(id).await
     }
 
     async fn create(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<(), EngineError> {

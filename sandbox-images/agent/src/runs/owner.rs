@@ -17,6 +17,7 @@ use super::{
     stop::{Act, Stop, Why},
 };
 use crate::{
+    app::Gate,
     files::Files,
     kernel::{Ending, Kernel, KernelControl, KernelError, KernelEvent, KernelOutcome, KernelRun},
     lease::whole_ms,
@@ -40,6 +41,7 @@ pub(super) struct Owner {
     lane: Arc<Lane>,
     files: Files,
     ending: watch::Receiver<Option<EndReason>>,
+    gate: watch::Receiver<Gate>,
     life: Life,
     /// When and how variables were lost last.
     loss: Option<(Instant, LossCause)>,
@@ -63,6 +65,7 @@ impl Owner {
         lane: Arc<Lane>,
         files: Files,
         ending: watch::Receiver<Option<EndReason>>,
+        gate: watch::Receiver<Gate>,
     ) -> Self {
         Self {
             control: kernel.control(),
@@ -70,6 +73,7 @@ impl Owner {
             lane,
             files,
             ending,
+            gate,
             life: Life::Down { unasked: 0 },
             loss: None,
         }
@@ -84,6 +88,12 @@ impl Owner {
     }
 
     async fn serve(&mut self, boot: Option<watch::Sender<Boot>>) -> Result<std::convert::Infallible, Over> {
+        tokio::select! {
+            biased;
+            _ = self.ending.wait_for(Option::is_some) => return Err(Over),
+            // What it is to have in its environment is not there before.
+            _ = self.gate.wait_for(|gate| *gate == Gate::Open) => {}
+        }
         if let Some(boot) = boot {
             let started = self.start().await?;
             boot.send_modify(|boot| match started {

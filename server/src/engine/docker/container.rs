@@ -6,7 +6,7 @@ use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount,
     MountTmpfsOptions, MountType, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
-use greenroom_protocol::{AGENT_PATH, WORK_DIR};
+use greenroom_protocol::{AGENT_PATH, Begin, WORK_DIR};
 
 use crate::sandbox::SandboxSpec;
 
@@ -83,11 +83,7 @@ fn host_config(spec: &SandboxSpec, volumes: &[String], cgroup_parent: String) ->
             limit("fsize", FILE_BYTES),
             limit("core", 0),
         ]),
-        // Nobody reads PID 1's output, and a log file would grow on the host.
-        log_config: Some(HostConfigLogConfig {
-            typ: Some("none".into()),
-            config: None,
-        }),
+        log_config: Some(log_config(spec)),
         // The agent is PID 1 and reaps.
         init: Some(false),
         // An exited one still tells why it ended.
@@ -103,6 +99,20 @@ fn host_config(spec: &SandboxSpec, volumes: &[String], cgroup_parent: String) ->
                 .collect(),
         ),
         ..HostConfig::default()
+    }
+}
+
+/// Nobody reads PID 1's output, and a log file would grow on the host. Of an image's own program the last words are
+/// kept, and no more than fits into a small file whatever is written to it.
+fn log_config(spec: &SandboxSpec) -> HostConfigLogConfig {
+    let (typ, config) = match spec.agent.begin {
+        Begin::AtOnce | Begin::Told => ("none", None),
+        Begin::WithApp => ("json-file", Some([("max-size", "128k"), ("max-file", "1")])),
+    };
+    let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    HostConfigLogConfig {
+        typ: Some(typ.into()),
+        config: config.map(|config| config.map(owned).into()),
     }
 }
 
@@ -205,5 +215,15 @@ mod tests {
             "HostConfig": host,
         });
         assert_eq!(serde_json::to_value(body).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_last_words_of_an_images_program_are_kept_and_bounded() {
+        let mut spec = spec();
+        spec.agent.begin = Begin::WithApp;
+        let log = serde_json::to_value(log_config(&spec)).unwrap();
+        let expected =
+            serde_json::json!({"Type": "json-file", "Config": {"max-size": "128k", "max-file": "1"}});
+        assert_eq!(log, expected);
     }
 }

@@ -28,11 +28,14 @@ use super::call::{Failure, IMAGE, LIST, PREPARE, REMOVE, bounded};
 use crate::{
     conversation::hex,
     engine::{EngineError, injection::Agent},
+    sandbox::Program,
 };
 
 const REPOSITORY: &str = "greenroom/prepared";
 /// Label of prepared images: the image as configured that they were made from. Sandboxes inherit it.
 const SOURCE: &str = "greenroom.source";
+/// Label of prepared images: what their own program is, which is not to be seen any more in their configuration.
+const PROGRAM: &str = "greenroom.program";
 /// First part of the names of containers that an image is prepared in. They have no label: a commit would
 /// hand it on to every sandbox.
 const PREPARING: &str = "greenroom-prepare";
@@ -90,7 +93,14 @@ impl Images {
             Err(EngineError::NoImage { .. }) => {
                 tracing::info!(image, prepared, "preparing the image");
                 let archive = agent.into_archive();
-                self.build(image, &source_id, &tag, &volumes, archive).await?;
+                let making = Making {
+                    image,
+                    source_id: &source_id,
+                    tag: &tag,
+                    volumes: &volumes,
+                    program: program_of(&source),
+                };
+                self.build(&making, archive).await?;
             }
             Err(error) => return Err(error),
         }
@@ -123,14 +133,17 @@ impl Images {
         })
     }
 
-    async fn build(
-        &self,
-        image: &str,
-        source_id: &str,
-        tag: &str,
-        volumes: &[String],
-        archive: Vec<u8>,
-    ) -> Result<(), EngineError> {
+    /// See [`crate::engine::Engine::program`].
+    pub(super) async fn program(&self, prepared: &str) -> Result<Program, EngineError> {
+        let inspected = self.inspect(prepared).await?;
+        let labels = inspected.config.and_then(|config| config.labels);
+        let label = labels.and_then(|labels| labels.get(PROGRAM).cloned());
+        Ok(label
+            .and_then(|label| serde_json::from_str(&label).ok())
+            .unwrap_or_default())
+    }
+
+    async fn build(&self, making: &Making<'_>, archive: Vec<u8>) -> Result<(), EngineError> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| EngineError::Refused {
             what: PREPARE.what(),
@@ -139,7 +152,7 @@ impl Images {
         let name = format!("{PREPARING}-{}-{}", self.fingerprint, hex(&random));
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
         let body = ContainerCreateBody {
-            image: Some(source_id.to_owned()),
+            image: Some(making.source_id.to_owned()),
             entrypoint: Some(vec![AGENT_PATH.to_owned()]),
             host_config: Some(HostConfig {
                 network_mode: Some("none".into()),
@@ -150,21 +163,15 @@ impl Images {
         PREPARE
             .run(self.docker.create_container(Some(options), body))
             .await?;
-        let built = self.fill(image, &name, tag, volumes, archive).await;
+        let built = self.fill(making, &name, archive).await;
         // Whatever came of it; what is left after this is found by its name later.
         let removed = self.remove_container(&name).await;
         built.and(removed.map_err(EngineError::from))
     }
 
-    async fn fill(
-        &self,
-        image: &str,
-        container: &str,
-        tag: &str,
-        volumes: &[String],
-        archive: Vec<u8>,
-    ) -> Result<(), EngineError> {
-        for volume in volumes {
+    async fn fill(&self, making: &Making<'_>, container: &str, archive: Vec<u8>) -> Result<(), EngineError> {
+        let image = making.image;
+        for volume in making.volumes {
             if self.has_content(container, volume).await? {
                 return Err(bad(
                     image,
@@ -180,9 +187,11 @@ impl Images {
         let options = CommitContainerOptionsBuilder::default()
             .container(container)
             .repo(REPOSITORY)
-            .tag(tag)
+            .tag(making.tag)
             .pause(false)
             .build();
+        // Strings always serialise.
+        let program = serde_json::to_string(&making.program).unwrap_or_default();
         let config = ContainerConfig {
             user: Some("0:0".into()),
             working_dir: Some(WORK_DIR.into()),
@@ -190,7 +199,10 @@ impl Images {
                 test: Some(vec!["NONE".into()]),
                 ..HealthConfig::default()
             }),
-            labels: Some(HashMap::from([(SOURCE.to_owned(), image.to_owned())])),
+            labels: Some(HashMap::from([
+                (SOURCE.to_owned(), image.to_owned()),
+                (PROGRAM.to_owned(), program),
+            ])),
             ..ContainerConfig::default()
         };
         PREPARE.run(self.docker.commit_container(options, config)).await?;
@@ -259,6 +271,34 @@ impl Images {
             })
             .await;
         Ok(())
+    }
+}
+
+/// An image that is being prepared.
+struct Making<'a> {
+    image: &'a str,
+    source_id: &'a str,
+    tag: &'a str,
+    volumes: &'a [String],
+    program: Program,
+}
+
+/// What an image says of its program.
+fn program_of(source: &ImageInspect) -> Program {
+    let Some(config) = source.config.clone() else {
+        return Program::default();
+    };
+    let home = config
+        .env
+        .iter()
+        .flatten()
+        .find_map(|variable| variable.strip_prefix("HOME="));
+    Program {
+        home: home.map(str::to_owned),
+        entrypoint: config.entrypoint.unwrap_or_default(),
+        cmd: config.cmd.unwrap_or_default(),
+        work_dir: config.working_dir.unwrap_or_default(),
+        user: config.user.unwrap_or_default(),
     }
 }
 

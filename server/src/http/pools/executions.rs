@@ -73,11 +73,7 @@ impl Start {
     fn new(call: &Call, ask: Ask, headers: &HeaderMap) -> Result<Self, Fault> {
         let pool = call.pool()?;
         let (kind, language, code) = match ask.what {
-            What::Code(code) => (
-                Kind::Code,
-                pool.languages.first().copied().unwrap_or(Language::Python),
-                code,
-            ),
+            What::Code(code) => (Kind::Code, pool.language(), code),
             What::Shell(shell) => (Kind::Shell, Language::Bash, shell.script()?),
         };
         let is_new = call.dialect() == Dialect::B;

@@ -13,6 +13,7 @@ use greenroom::{
 };
 use greenroom_agent::{
     Agent, Parts,
+    child::Quarters,
     files::{FileUser, Files},
     kernel::Kernel,
 };
@@ -159,6 +160,7 @@ impl World {
             let parts = Parts {
                 kernels: kernels(&sandbox.spec),
                 files: Files::start(&work_dir.path().to_string_lossy(), FileUser::Own).map_err(failed)?,
+                quarters: Quarters::new(&sandbox.spec.agent, std::path::PathBuf::new()),
                 platform,
             };
             let agent = Agent::start(&sandbox.spec.agent, parts);

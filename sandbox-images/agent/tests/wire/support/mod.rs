@@ -5,6 +5,7 @@ mod kernel;
 
 use greenroom_agent::{
     Agent, Parts,
+    child::Quarters,
     files::{FileUser, Files},
 };
 use greenroom_protocol::{AgentConfig, Language, LeaseRequest, Platform};
@@ -40,6 +41,7 @@ impl Bench {
         let parts = Parts {
             kernels: kernels.into_iter().map(|kernel| Box::new(kernel) as _).collect(),
             files: Files::start(work_dir.path().to_str().unwrap(), FileUser::Own).unwrap(),
+            quarters: Quarters::new(config, std::path::PathBuf::new()),
             platform: Platform {
                 gvisor: false,
                 kernel: "a test".into(),
