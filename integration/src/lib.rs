@@ -6,6 +6,7 @@
 mod client;
 mod docker;
 mod engine;
+pub mod images;
 mod packages;
 mod remains;
 mod server;

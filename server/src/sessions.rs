@@ -25,7 +25,7 @@ mod table;
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use greenroom_protocol::{EndReason, LeaseState, RefusalKind, RestartReason, RunId, Standing};
+use greenroom_protocol::{EndReason, LastWords, LeaseState, RefusalKind, RestartReason, RunId, Standing};
 use tokio::{
     sync::{Semaphore, watch},
     time::timeout,
@@ -39,7 +39,7 @@ use self::{
 use crate::{
     archive::{Archive, SaveError},
     conversation::{PoolName, Secret, SessionKey, SessionName},
-    engine::{Engine, EngineError, Place},
+    engine::{Engine, EngineError, Place, Tombstone},
     guest::{Guest, GuestError},
     pool::{ClaimError, Pool},
     sandbox::SandboxId,
@@ -354,6 +354,56 @@ impl Sessions {
         let bond = None;
         self.shared.table.remember(name, Memory { id, fate, bond });
         Ok(Reset::Ended)
+    }
+
+    /// The newest sandbox of a session that has ended and whose news is not told yet, and what it has left behind.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn left_behind(
+        &self,
+        name: &SessionName,
+    ) -> Result<Option<(SandboxId, Option<LastWords>)>, OpenError> {
+        let found = self.shared.find(name).await?;
+        let tombstone = match found.place {
+            Place::Exited(tombstone) => Some(tombstone),
+            Place::Running(_) | Place::Ending(_) | Place::Absent => found.tombstone,
+        };
+        let Some(Tombstone { id, .. }) = tombstone else {
+            return Ok(None);
+        };
+        let words = self.shared.engine.last_words(&id).await?;
+        Ok(Some((id, words)))
+    }
+
+    /// How a sandbox ended that was the session's a moment ago, waited for at most `patience`. `None`: it goes on, or
+    /// nothing tells.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn end_of(
+        &self,
+        name: &SessionName,
+        id: &SandboxId,
+        patience: Duration,
+    ) -> Result<Option<(SandboxId, RestartReason, Option<LastWords>)>, OpenError> {
+        if !self.shared.has_ended(name, id, patience).await? {
+            return Ok(None);
+        }
+        let found = self.shared.find(name).await?;
+        let tombstones = match found.place {
+            Place::Exited(tombstone) => [Some(tombstone), found.tombstone],
+            Place::Running(_) | Place::Ending(_) | Place::Absent => [None, found.tombstone],
+        };
+        let its = tombstones
+            .into_iter()
+            .flatten()
+            .find(|tombstone| tombstone.id == *id);
+        let Some(reason) = its.and_then(|tombstone| tombstone.fate.reason()) else {
+            return Ok(None);
+        };
+        let words = self.shared.engine.last_words(id).await?;
+        Ok(Some((id.clone(), reason, words)))
     }
 
     fn session(&self, name: SessionName, bond: Bond) -> Session {

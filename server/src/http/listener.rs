@@ -215,7 +215,10 @@ async fn serve(stream: TcpStream, tls: Option<Tls>, service: Counted, watcher: W
 }
 
 /// HTTP/1 or HTTP/2, as the client begins.
-fn connection<S>(stream: S, service: Counted) -> auto::Connection<'static, TokioIo<S>, Counted, TokioExecutor>
+fn connection<S>(
+    stream: S,
+    service: Counted,
+) -> auto::UpgradeableConnection<'static, TokioIo<S>, Counted, TokioExecutor>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -232,6 +235,6 @@ where
         .max_header_list_size(HEAD_BYTES as u32)
         .keep_alive_interval(Duration::from_secs(20));
     builder
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
         .into_owned()
 }

@@ -4,7 +4,8 @@
 //! rest::address ─▶ gate: pool, identifier → session key, a place among the calls in flight
 //!                    ├▶ executions   run, follow, answer; poll
 //!                    ├▶ files        list, describe, read, write, delete
-//!                    └▶ sessions     what there is, and its end; what a pool is
+//!                    └▶ sessions     what there is, and its end; what a pool is; a container's log
+//! a container's own ─▶ forward       into its sandbox and back
 //! answer ─▶ carried: its news are told once it was written out
 //! ```
 //! The identifier is the conversation: the same one over MCP, with the same principal, is the same session.
@@ -13,6 +14,7 @@ mod call;
 mod executions;
 mod files;
 mod form;
+mod forward;
 mod roll;
 mod sessions;
 mod stream;
@@ -31,6 +33,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
     call::{Answer, Call},
+    forward::Target,
     roll::Roll,
 };
 use super::{
@@ -43,9 +46,10 @@ use crate::{
     config::Config,
     conversation::{Secret, hex},
     delivery::{Delivery, Freight},
+    forward::{Forward, Origin},
     metrics::Metrics,
     rest::{
-        address::{self, Address, Operation},
+        address::{self, Address, Below, Operation},
         ask::Ask,
         fault::{Code, Fault},
     },
@@ -71,6 +75,7 @@ struct Shared {
     /// The same places as MCP's.
     in_flight: Arc<Semaphore>,
     roll: Roll,
+    forward: Forward,
     started: SystemTime,
 }
 
@@ -86,6 +91,7 @@ impl Rest {
     ) -> Self {
         let started = SystemTime::now();
         let roll = Roll::default();
+        let forward = Forward::new(config.limits.connections);
         Self {
             shared: Arc::new(Shared {
                 config,
@@ -94,6 +100,7 @@ impl Rest {
                 metrics,
                 in_flight,
                 roll,
+                forward,
                 started,
             }),
         }
@@ -120,11 +127,107 @@ pub(super) fn routes(rest: Rest, bodies: Bodies) -> Router {
         .with_state(Front { rest, bodies })
 }
 
+/// What a request below a pool's address is, before its operation is read.
+enum Kind {
+    /// An operation of the data plane.
+    Operation,
+    /// For the container's own program.
+    Forward(Target),
+    /// A raw stream to a port.
+    Tunnel,
+}
+
 async fn serve(
     State(front): State<Front>,
     Extension(identity): Extension<Identity>,
     request: Request,
 ) -> Response {
+    match kind(&front.rest, &request) {
+        Kind::Operation => operate(&front, &identity, request).await,
+        Kind::Forward(target) => pass_on(&front.rest, &identity, request, Some(target)).await,
+        Kind::Tunnel => pass_on(&front.rest, &identity, request, None).await,
+    }
+}
+
+fn kind(rest: &Rest, request: &Request) -> Kind {
+    let Some(below) = Below::read(request.uri().path()) else {
+        return Kind::Operation;
+    };
+    if below.tunnel().is_some() && forward::wants_tunnel(request.method(), request.headers()) {
+        return Kind::Tunnel;
+    }
+    let is_container = rest
+        .pool(&below.pool)
+        .is_ok_and(|(_, pool)| pool.container().is_some());
+    if !is_container || below.first() == ".management" {
+        return Kind::Operation;
+    }
+    let mut target = below.rest.to_owned();
+    if !target.starts_with('/') {
+        target.insert(0, '/');
+    }
+    if let Some(query) = request.uri().query() {
+        target = target + "?" + query;
+    }
+    match target.parse() {
+        Ok(uri) => Kind::Forward(Target {
+            uri,
+            prefix: below.prefix.to_owned(),
+            origin: Origin::Shared,
+        }),
+        Err(_) => Kind::Operation,
+    }
+}
+
+/// Forwards a request, or opens a raw stream. It takes a place among those that are forwarded, not among the calls: it
+/// may last for as long as its program likes.
+async fn pass_on(rest: &Rest, identity: &Identity, request: Request, target: Option<Target>) -> Response {
+    let started = Instant::now();
+    let _counted = rest.shared.metrics.call_begins();
+    let delivery = Delivery::default();
+    let operation = if target.is_some() { "forward" } else { "tunnel" };
+    let outcome = passed_on(rest, identity, request, target, &delivery).await;
+    let (response, news, session) = match outcome {
+        Ok(answer) => (answer.response, answer.owed, answer.session),
+        Err(fault) => (refusal(&fault), None, "none"),
+    };
+    let took = started.elapsed();
+    rest.shared.metrics.call_ended(operation, session, took);
+    let (status, millis) = (response.status().as_u16(), took.as_millis());
+    tracing::info!(operation, session, status, millis, "answered");
+    delivery.carry(Freight {
+        news,
+        in_flight: None,
+    });
+    response.map(|body| Carried::body(body, delivery))
+}
+
+async fn passed_on(
+    rest: &Rest,
+    identity: &Identity,
+    request: Request,
+    target: Option<Target>,
+    delivery: &Delivery,
+) -> Result<Answer, Fault> {
+    let uri = request.uri().clone();
+    let below =
+        Below::read(uri.path()).ok_or_else(|| Fault::new(Code::PoolNotFound, "there is no such pool"))?;
+    identity.may_use(&below.pool)?;
+    identity.may(Scope::Run)?;
+    let (name, pool) = rest.pool(&below.pool)?;
+    let identifier = address::identifier_in(uri.query().unwrap_or_default())?;
+    let address = Arc::new(Address::forwarded(&below.pool));
+    let call = rest.call(name.clone(), &identity.principal, identifier.as_deref(), &address)?;
+    match (target, pool.container(), below.tunnel()) {
+        (Some(target), Some(container), _) => {
+            forward::forward(&call, container, target, request, delivery).await
+        }
+        (None, _, Some(port)) => forward::tunnel(&call, port, request).await,
+        _ => Err(Fault::new(Code::NotSupported, "there is no such request")),
+    }
+}
+
+async fn operate(front: &Front, identity: &Identity, request: Request) -> Response {
     let started = Instant::now();
     let shared = &front.rest.shared;
     let _counted = shared.metrics.call_begins();
@@ -147,7 +250,7 @@ async fn serve(
             ),
         )),
         (_, Err(fault)) => Err(fault),
-        (Some(_), Ok(address)) => answer(&front, &identity, address, request, &delivery).await,
+        (Some(_), Ok(address)) => answer(front, identity, address, request, &delivery).await,
     };
     let (mut response, news, session) = match outcome {
         Ok(answer) => (answer.response, answer.owed, answer.session),
@@ -180,6 +283,7 @@ const fn name(operation: &Operation) -> &'static str {
         Operation::Session | Operation::Sessions => "rest session",
         Operation::EndSession | Operation::StopSession => "rest end",
         Operation::Pool => "rest pool",
+        Operation::Log => "rest log",
     }
 }
 
@@ -198,7 +302,7 @@ const fn needed(operation: &Operation) -> Option<Scope> {
         | Operation::Describe(_)
         | Operation::Download(_)
         | Operation::Delete(_) => Some(Scope::Files),
-        Operation::Sessions => Some(Scope::Admin),
+        Operation::Sessions | Operation::Log => Some(Scope::Admin),
         Operation::Pool => None,
     }
 }
@@ -250,6 +354,7 @@ async fn answer(
             let base = base(rest, &headers, &address.pool);
             sessions::list(rest, &pool, principal, &address, &base).await
         }
+        Operation::Log => sessions::log(&named()?).await,
         Operation::Pool => sessions::pool(rest, &pool, principal).await,
     }
 }

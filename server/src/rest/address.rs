@@ -55,6 +55,74 @@ pub(crate) enum Operation {
     StopSession,
     /// What the pool is.
     Pool,
+    /// What a container's program has written: ours.
+    Log,
+}
+
+/// A request below a pool's address, before anything of it is known but that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Below<'a> {
+    pub(crate) pool: String,
+    /// As it came, without the rest.
+    pub(crate) prefix: &'a str,
+    /// As it came; empty, or begins with a slash.
+    pub(crate) rest: &'a str,
+}
+
+impl<'a> Below<'a> {
+    /// Splits a path.
+    pub(crate) fn read(path: &'a str) -> Option<Self> {
+        let before = if path.trim_start_matches('/').starts_with("pools/") {
+            1
+        } else {
+            5
+        };
+        let mut at = 0;
+        let mut name = "";
+        for _ in 0..=before {
+            at += path[at..].len() - path[at..].trim_start_matches('/').len();
+            name = path[at..].split('/').next()?;
+            at += name.len();
+        }
+        let pool = decode(name, Plus::Literal).ok().filter(|name| !name.is_empty())?;
+        let (prefix, rest) = path.split_at(at);
+        Some(Self { pool, prefix, rest })
+    }
+
+    /// The first segment of the rest that is one.
+    pub(crate) fn first(&self) -> &str {
+        let mut segments = self.rest.split('/').filter(|segment| !segment.is_empty());
+        segments.next().unwrap_or_default()
+    }
+
+    /// The port of `tunnel/{port}`.
+    pub(crate) fn tunnel(&self) -> Option<u16> {
+        let segments: Vec<&str> = self
+            .rest
+            .split('/')
+            .filter(|segment| !segment.is_empty())
+            .collect();
+        match segments.as_slice() {
+            ["tunnel", port] if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                port.parse().ok().filter(|port| *port != 0)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The parameter that a forwarded request must have; the others are its program's.
+///
+/// # Errors
+/// A [`Fault`] of status 400.
+pub(crate) fn identifier_in(query: &str) -> Result<Option<String>, Fault> {
+    for pair in query.split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if name.eq_ignore_ascii_case("identifier") {
+            return decode(value, Plus::Literal).map(Some);
+        }
+    }
+    Ok(None)
 }
 
 /// A file or folder relative to the work directory, without `.` or `..`; empty for the work directory itself.
@@ -168,6 +236,18 @@ impl Address {
             operation,
             query,
         })
+    }
+}
+
+impl Address {
+    /// Of a request that is not ours to read.
+    pub(crate) fn forwarded(pool: &str) -> Self {
+        Self {
+            pool: pool.to_owned(),
+            dialect: Dialect::B,
+            operation: Operation::Session,
+            query: Query::default(),
+        }
     }
 }
 
@@ -289,6 +369,7 @@ fn route(method: &str, segments: &[&str], query: &Query) -> Result<(Dialect, Ope
         ("GET", ["listSessions"]) | ("POST", [".management", "listSessions"]) => (B, Operation::Sessions),
         ("POST", [".management", "stopSession"]) => (B, Operation::StopSession),
         ("GET", ["metadata"]) => (B, Operation::Pool),
+        ("GET", [".management", "logs"]) => (B, Operation::Log),
         _ => return Err(unknown(method)),
     };
     Ok(routed)

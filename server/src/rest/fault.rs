@@ -56,6 +56,14 @@ pub(crate) enum Code {
     SandboxUnavailable,
     /// The sandbox has no space left.
     DiskFull,
+    /// A container's program has ended.
+    ContainerExited,
+    /// A container's program does not listen.
+    NotListening,
+    /// A container's program broke off, or answered what is no HTTP.
+    BadAnswer,
+    /// A container's program did not answer in time.
+    AnswerTimeout,
 }
 
 impl Code {
@@ -81,6 +89,10 @@ impl Code {
             Self::RequestTimeout => "RequestTimeout",
             Self::SandboxLost | Self::SandboxUnavailable => "SandboxUnavailable",
             Self::DiskFull => "DiskFull",
+            Self::ContainerExited => "ContainerExited",
+            Self::NotListening => "ContainerNotListening",
+            Self::BadAnswer => "ContainerBadAnswer",
+            Self::AnswerTimeout => "ContainerTimeout",
         }
     }
 
@@ -100,8 +112,9 @@ impl Code {
             Self::TooLarge => 413,
             Self::RangeNotSatisfiable => 416,
             Self::SessionsExceeded | Self::TooManyRequests => 429,
-            Self::SandboxLost => 502,
+            Self::SandboxLost | Self::ContainerExited | Self::NotListening | Self::BadAnswer => 502,
             Self::SandboxUnavailable => 503,
+            Self::AnswerTimeout => 504,
             Self::DiskFull => 507,
         }
     }
@@ -109,7 +122,7 @@ impl Code {
     /// Seconds after which trying again may help. Clients heed it, and need it with a 429.
     pub(crate) const fn retry_after(self) -> Option<u64> {
         match self.status() {
-            429 | 502 | 503 => Some(RETRY_SECS),
+            429 | 502 | 503 | 504 => Some(RETRY_SECS),
             _ => None,
         }
     }

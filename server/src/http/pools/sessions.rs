@@ -77,6 +77,45 @@ pub(super) async fn show(call: &Call) -> Result<Answer, Fault> {
     Ok(call.found(response, &session, &session.standing))
 }
 
+/// What a container's program has written: of the session's sandbox, or of the one that it had before and whose end
+/// nobody has heard of yet.
+pub(super) async fn log(call: &Call) -> Result<Answer, Fault> {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    let mut standing = None;
+    if let Some(session) = call.look().await? {
+        let log = session.guest.log().await.map_err(|error| Fault::from(&error))?;
+        text.push_str(&log.head);
+        if log.omitted > 0 {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\n[{} bytes left out]\n{}", log.omitted, log.tail);
+        }
+        standing = Some(session);
+    } else {
+        let name = call.shared().secret.session_name(&call.key);
+        let left = call.shared().sessions.left_behind(&name).await;
+        let words = left
+            .map_err(|error| Fault::from(&error))?
+            .and_then(|(_, words)| words);
+        let words = words.ok_or_else(none)?;
+        text.push_str(&words.output);
+        if let Some(end) = words.end {
+            let _ = write!(text, "\n[ended: {end}]\n");
+        }
+    }
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    Ok(match standing {
+        Some(session) => call.found(response, &session, &session.standing),
+        None => Answer {
+            response,
+            owed: None,
+            session: "none",
+        },
+    })
+}
+
 pub(super) async fn end(call: &Call) -> Result<Answer, Fault> {
     let ended = call.shared().sessions.reset(&call.key).await;
     call.shared().roll.strike(&call.key);

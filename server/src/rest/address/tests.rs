@@ -210,6 +210,7 @@ proptest! {
                 | Operation::Sessions
                 | Operation::EndSession
                 | Operation::StopSession
+                | Operation::Log
                 | Operation::Pool => address.query.folder,
             };
             prop_assert!(!path.as_str().starts_with('/') && !path.as_str().split('/').any(|segment| segment == ".."));
@@ -219,5 +220,59 @@ proptest! {
     #[test]
     fn what_is_encoded_is_decoded(text: String) {
         prop_assert_eq!(decode(&encode(&text), Plus::Space).unwrap(), text);
+    }
+}
+
+#[test]
+fn what_is_forwarded_is_cut_off_as_it_came() {
+    for (path, pool, prefix, rest) in [
+        ("/pools/app", "app", "/pools/app", ""),
+        ("/pools/app/", "app", "/pools/app", "/"),
+        ("/pools/app//a%2Fb/", "app", "/pools/app", "//a%2Fb/"),
+        ("//pools//app/x", "app", "//pools//app", "/x"),
+        ("/pools/a%70p/x", "app", "/pools/a%70p", "/x"),
+        (
+            "/subscriptions/s/resourceGroups/r/sessionPools/app/x",
+            "app",
+            "/subscriptions/s/resourceGroups/r/sessionPools/app",
+            "/x",
+        ),
+    ] {
+        let below = Below::read(path).unwrap();
+        assert_eq!(
+            (below.pool.as_str(), below.prefix, below.rest),
+            (pool, prefix, rest),
+            "{path}"
+        );
+    }
+    for path in ["/pools/", "/pools", "/subscriptions/s/resourceGroups", "", "/"] {
+        assert_eq!(Below::read(path), None, "{path}");
+    }
+}
+
+#[test]
+fn a_tunnel_has_a_port() {
+    for (path, port) in [
+        ("/pools/app/tunnel/5432", Some(5432)),
+        ("/pools/app//tunnel/5432/", Some(5432)),
+        ("/pools/app/tunnel/0", None),
+        ("/pools/app/tunnel/65536", None),
+        ("/pools/app/tunnel/+1", None),
+        ("/pools/app/tunnel", None),
+        ("/pools/app/x/tunnel/1", None),
+    ] {
+        assert_eq!(Below::read(path).unwrap().tunnel(), port, "{path}");
+    }
+}
+
+#[test]
+fn of_a_forwarded_query_only_the_identifier_is_read() {
+    for (query, identifier) in [
+        ("identifier=conv-0001", Some("conv-0001")),
+        ("api-version=nonsense&IDENTIFIER=a%2Bb+c&x=%zz", Some("a+b+c")),
+        ("x=1", None),
+        ("", None),
+    ] {
+        assert_eq!(identifier_in(query).unwrap().as_deref(), identifier, "{query}");
     }
 }

@@ -1,0 +1,208 @@
+//! Connections to programs inside: HTTP/1.1 over a tunnel, kept open for a moment after each request.
+//!
+//! Not for long: an open tunnel holds its sandbox's idle clock.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+};
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    guest::{Guest, GuestError},
+    sandbox::SandboxId,
+};
+
+/// How long a connection that nobody uses is kept.
+const KEPT: Duration = Duration::from_secs(5);
+/// How many of one sandbox.
+const KEPT_EACH: usize = 16;
+/// How long a connection may take over the end of its last request.
+const SETTLES: Duration = Duration::from_secs(1);
+/// What a program's answer may hold back at once, its head included.
+const BUFFER: usize = 256 << 10;
+
+/// What goes into a sandbox.
+pub(crate) type Outgoing = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// The connections that nobody uses at the moment. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wires {
+    idle: Arc<Mutex<Idle>>,
+}
+
+#[derive(Debug, Default)]
+struct Idle {
+    next: u64,
+    wires: HashMap<SandboxId, Vec<(u64, SendRequest<Outgoing>)>>,
+}
+
+/// Why a program has not answered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unanswered {
+    /// It could not be reached.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// It closed the connection, or answered what is no HTTP.
+    #[error("{0}")]
+    Broke(#[from] hyper::Error),
+}
+
+/// An answer, and the connection that it comes over.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) response: Response<Incoming>,
+    wire: SendRequest<Outgoing>,
+}
+
+impl Wires {
+    /// Sends a request to a port inside. A kept connection that turns out to be closed is replaced where nothing of the
+    /// request was sent yet.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub(crate) async fn send(
+        &self,
+        guest: &Guest,
+        port: u16,
+        mut request: Request<Outgoing>,
+    ) -> Result<Answered, Unanswered> {
+        while let Some(mut wire) = self.take(guest.id()) {
+            match wire.try_send_request(request).await {
+                Ok(response) => return Ok(Answered { response, wire }),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(error.into_error().into()),
+                },
+            }
+        }
+        let mut wire = connect(guest, port).await?;
+        let response = wire.send_request(request).await?;
+        Ok(Answered { response, wire })
+    }
+
+    fn take(&self, id: &SandboxId) -> Option<SendRequest<Outgoing>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let wires = idle.wires.get_mut(id)?;
+        while let Some((_, mut wire)) = wires.pop() {
+            if let Some(Ok(())) = wire.ready().now_or_never() {
+                return Some(wire);
+            }
+        }
+        idle.wires.remove(id);
+        None
+    }
+
+    /// Keeps a connection whose request is over.
+    async fn keep(self, id: SandboxId, mut wire: SendRequest<Outgoing>) {
+        if !matches!(timeout(SETTLES, wire.ready()).await, Ok(Ok(()))) {
+            return;
+        }
+        let number = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.next += 1;
+            let number = idle.next;
+            let wires = idle.wires.entry(id.clone()).or_default();
+            if wires.len() >= KEPT_EACH {
+                return;
+            }
+            wires.push((number, wire));
+            number
+        };
+        sleep(KEPT).await;
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wires) = idle.wires.get_mut(&id) {
+            wires.retain(|(kept, _)| *kept != number);
+            if wires.is_empty() {
+                idle.wires.remove(&id);
+            }
+        }
+    }
+}
+
+impl Answered {
+    /// The answer, whose connection is kept once all of it was read.
+    pub(crate) fn keeping(self, wires: &Wires, id: &SandboxId) -> Response<Answer> {
+        let Self { response, wire } = self;
+        response.map(|body| Answer {
+            body,
+            back: Some((wires.clone(), id.clone(), wire)),
+        })
+    }
+}
+
+async fn connect(guest: &Guest, port: u16) -> Result<SendRequest<Outgoing>, Unanswered> {
+    let tunnel = guest.tunnel(port).await?.into_inner();
+    let (wire, connection) = http1::Builder::new()
+        .max_buf_size(BUFFER)
+        .handshake(tunnel)
+        .await?;
+    // It ends with the sender, with the program's end of it, or becomes another protocol.
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "a connection to a program inside broke");
+        }
+    });
+    Ok(wire)
+}
+
+/// An answer's body as it comes.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    body: Incoming,
+    back: Option<(Wires, SandboxId, SendRequest<Outgoing>)>,
+}
+
+impl Answer {
+    fn over(&mut self) {
+        if let Some((wires, id, wire)) = self.back.take() {
+            tokio::spawn(wires.keep(id, wire));
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.over();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An empty one may never be asked for its end. One that is given up closes its connection.
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.body.is_end_stream() {
+            self.over();
+        }
+    }
+}
