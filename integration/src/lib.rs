@@ -11,9 +11,11 @@ mod packages;
 mod remains;
 mod server;
 pub mod transcripts;
+mod wire;
 
 pub use client::{Answer, Client, Era};
 pub use docker::Docker;
 pub use engine::{LiveRestore, PrivateEngine};
 pub use packages::{S3, node, packages};
 pub use server::{Config, Greenroom, agent, binary};
+pub use wire::{Flow, Wire};

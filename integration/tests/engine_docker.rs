@@ -24,7 +24,8 @@ use bollard::{
     models::{ContainerConfig, ContainerCreateBody},
     query_parameters::{
         CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, InspectContainerOptions,
-        KillContainerOptions, RemoveImageOptionsBuilder, UploadToContainerOptionsBuilder,
+        KillContainerOptions, RemoveImageOptionsBuilder, RenameContainerOptionsBuilder,
+        UploadToContainerOptionsBuilder,
     },
 };
 use contract::{Bench, contract};
@@ -194,6 +195,17 @@ impl Bench for Bed {
         // A sandbox has its own name or its session's: the label is what stays.
         let container = self.container(id).await.unwrap();
         self.docker.api().pause_container(&container).await.unwrap();
+    }
+
+    async fn displace(&self, id: &SandboxId) {
+        let container = self.container(id).await.unwrap();
+        let name = format!("moved-{id}");
+        let name = RenameContainerOptionsBuilder::default().name(&name).build();
+        self.docker
+            .api()
+            .rename_container(&container, name)
+            .await
+            .unwrap();
     }
 
     async fn kill(&self, id: &SandboxId) {

@@ -65,6 +65,9 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// Where a session's sandbox is, and the newest ended one whose news has not been told.
     async fn find(&self, name: &SessionName) -> Result<Found, EngineError>;
 
+    /// Gives a stray the name back that it was adopted by. Taken where something else has it by now.
+    async fn put_back(&self, id: &SandboxId, name: &SessionName) -> Result<Adoption, EngineError>;
+
     /// Renames an ended sandbox out of the session's way, to `<name>.<id>`. Already so named, or gone, is a success.
     async fn set_aside(&self, id: &SandboxId, name: &SessionName) -> Result<(), EngineError>;
 
@@ -106,6 +109,9 @@ pub struct Found {
     pub place: Place,
     /// The newest ended sandbox that was set aside.
     pub tombstone: Option<Tombstone>,
+    /// Running sandboxes of the deployment under names that Greenroom gives to none: somebody has renamed them. Whose
+    /// they are they know themselves.
+    pub strays: Vec<SandboxId>,
 }
 
 /// What stands under a session's name.

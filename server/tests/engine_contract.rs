@@ -30,6 +30,10 @@ impl Bench for FakeEngine {
         Self::pause(self, id);
     }
 
+    async fn displace(&self, id: &SandboxId) {
+        Self::displace(self, id);
+    }
+
     async fn kill(&self, id: &SandboxId) {
         Self::kill(self, id, 137, false);
     }

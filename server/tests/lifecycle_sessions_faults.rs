@@ -329,6 +329,30 @@ async fn an_engine_that_restarts_costs_no_session() {
     end(&engine, server, &["tea"]).await;
 }
 
+/// Under another name it would be missed by a server that has never seen it: a fresh one would take its place, `new`.
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_somebody_renamed_is_found_by_what_it_knows() {
+    let engine = FakeEngine::new();
+    let one = Server::start(&engine, "one");
+    let ((tea, _), (cake, _)) = join(one.call("tea"), one.call("cake")).await;
+    one.stop().await;
+    for id in [&tea, &cake] {
+        engine.displace(id);
+    }
+    let two = Server::start(&engine, "two");
+    let (found, standing) = two.call("tea").await;
+    assert_eq!((&found, standing), (&tea, Standing::Existing));
+    let (fresh, standing) = two.call("pie").await;
+    assert!(fresh != tea && fresh != cake, "nobody else is given it");
+    assert_eq!(standing, Standing::New);
+    let (found, standing) = two.call("cake").await;
+    assert_eq!((found, standing), (cake, Standing::Existing));
+    for conversation in ["tea", "cake", "pie"] {
+        assert_eq!(names(&engine, conversation).len(), 1, "{conversation}");
+    }
+    end(&engine, two, &["tea", "cake", "pie"]).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_adoption_that_nobody_hears_of_is_found() {
     for fault in [

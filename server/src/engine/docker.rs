@@ -222,7 +222,7 @@ impl DockerEngine {
     /// The cgroup that counts the memory of all sandboxes, by one that runs.
     async fn find_parent(&self) -> Option<PathBuf> {
         let ours = format!("{}={}", listing::DEPLOYMENT, self.deployment);
-        let rows = self.rows("label", ours).await.ok()?;
+        let rows = self.rows("label", vec![ours]).await.ok()?;
         let running = rows.into_iter().find(|row| row.doing == Doing::Running)?;
         let look = self
             .docker
@@ -415,8 +415,16 @@ impl Engine for DockerEngine {
         }
     }
 
+    async fn put_back(&self, id: &SandboxId, name: &SessionName) -> Result<Adoption, EngineError> {
+        self.adopt(id, name).await
+    }
+
     async fn find(&self, name: &SessionName) -> Result<Found, EngineError> {
-        let rows = self.rows("name", listing::name_filter(name)).await?;
+        let names = vec![listing::name_filter(name), listing::FOREIGN_NAMES.to_owned()];
+        let mut rows = self.rows("name", names).await?;
+        let strays = rows.extract_if(.., |row| listing::is_foreign(&row.name));
+        let strays = strays.filter(|row| row.doing == Doing::Running && row.deployment == self.deployment);
+        let strays = strays.map(|row| row.id).collect();
         let (own, aside) = (name.to_string(), format!("{name}."));
         let place = match rows.iter().find(|row| row.name == own) {
             Some(row) => self.place(row).await?,
@@ -435,7 +443,11 @@ impl Engine for DockerEngine {
                 tombstone = Some(Tombstone { id, fate });
             }
         }
-        Ok(Found { place, tombstone })
+        Ok(Found {
+            place,
+            tombstone,
+            strays,
+        })
     }
 
     async fn set_aside(&self, id: &SandboxId, name: &SessionName) -> Result<(), EngineError> {
@@ -450,7 +462,9 @@ impl Engine for DockerEngine {
     }
 
     async fn end(&self, id: &SandboxId) -> Result<(), EngineError> {
-        let containers = self.containers("label", format!("{}={id}", listing::ID)).await?;
+        let containers = self
+            .containers("label", vec![format!("{}={id}", listing::ID)])
+            .await?;
         for container in containers {
             let paused = container.state == Some(ContainerSummaryStateEnum::PAUSED);
             let Some(container) = container.id else { continue };
@@ -470,7 +484,9 @@ impl Engine for DockerEngine {
     }
 
     async fn destroy(&self, id: &SandboxId) -> Result<(), EngineError> {
-        let containers = self.containers("label", format!("{}={id}", listing::ID)).await?;
+        let containers = self
+            .containers("label", vec![format!("{}={id}", listing::ID)])
+            .await?;
         for container in containers {
             let paused = container.state == Some(ContainerSummaryStateEnum::PAUSED);
             if let Some(container) = container.id {
@@ -483,7 +499,7 @@ impl Engine for DockerEngine {
 
     async fn list(&self) -> Result<Vec<Listed>, EngineError> {
         let ours = format!("{}={}", listing::DEPLOYMENT, self.deployment);
-        let rows = self.rows("label", ours).await?;
+        let rows = self.rows("label", vec![ours]).await?;
         self.known.keep_only(&rows.iter().map(|row| &row.id).collect());
         stream::iter(rows)
             .map(|row| self.listed(row))

@@ -141,6 +141,7 @@ mod tests {
             &Found {
                 place,
                 tombstone: aside,
+                strays: Vec::new(),
             },
             Knowledge {
                 known: known.as_ref(),
@@ -291,6 +292,7 @@ mod tests {
             let found = Found {
                 place,
                 tombstone: None,
+                strays: Vec::new(),
             };
             assert_eq!(
                 decide(&found, knowledge),
@@ -301,6 +303,7 @@ mod tests {
         let found = Found {
             place: Place::Exited(tombstone(2, 137)),
             tombstone: None,
+            strays: Vec::new(),
         };
         assert_eq!(
             decide(&found, knowledge),

@@ -19,7 +19,7 @@ use std::{sync::Arc, time::Duration};
 use greenroom_protocol::{
     ArchiveFault, EndReason, Ended, FilesFate, Hello, LeaseRequest, LeaseState, RefusalKind, RestartReason,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     OpenError, Provenance, Shared, Terms,
@@ -49,11 +49,15 @@ const PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Hellos that a sandbox may leave unanswered, each for its deadline of 10 s.
 const HELLOS: u32 = 3;
+/// Renamed sandboxes that are asked whose they are, and how long each may take.
+const STRAYS: usize = 8;
+const STRAY: Duration = Duration::from_secs(2);
 
 /// What the engine shows of a session that never was.
 const NOTHING: Found = Found {
     place: Place::Absent,
     tombstone: None,
+    strays: Vec::new(),
 };
 
 /// An opening under way.
@@ -153,6 +157,9 @@ impl Opening {
             } else {
                 self.shared.find(&self.name).await?
             };
+            if found.place == Place::Absent && self.bring_back(&found.strays).await? {
+                continue;
+            }
             let knowledge = Knowledge {
                 known: self.known.as_ref(),
                 fate: self.fate,
@@ -187,6 +194,28 @@ impl Opening {
             sleep(pause(look)).await;
         }
         Err(met.map_or(OpenError::Unsettled { looks: LOOKS }, OpenError::Guest))
+    }
+
+    /// Looks for the session's sandbox among those that somebody has renamed, and gives it its name back: else a fresh
+    /// one would silently take its place. A sandbox cannot claim to be another session's: only who was bound to it
+    /// knows its digest.
+    async fn bring_back(&self, strays: &[SandboxId]) -> Result<bool, OpenError> {
+        for id in strays.iter().take(STRAYS) {
+            let asked = async {
+                let guest = self.shared.reach(&self.name, id).await?;
+                guest.hello().await
+            };
+            // One that says nothing is not to hold up conversations whose it is not.
+            let Ok(Ok(hello)) = timeout(STRAY, asked).await else {
+                continue;
+            };
+            if matches!(hello.lease, LeaseState::Bound(view) if view.key == self.name.digest()) {
+                tracing::warn!(session = self.name.short(), sandbox = %id, "somebody has renamed it; it gets its name back");
+                self.shared.engine.put_back(id, &self.name).await?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Asks a sandbox that has the session's name.

@@ -38,6 +38,8 @@ pub trait Bench: Sync {
     fn spec(&self) -> SandboxSpec;
     /// Pauses a sandbox.
     fn pause(&self, id: &SandboxId) -> impl Future<Output = ()> + Send;
+    /// Gives a sandbox another name, from outside.
+    fn displace(&self, id: &SandboxId) -> impl Future<Output = ()> + Send;
     /// Kills a sandbox as a whole, from outside.
     fn kill(&self, id: &SandboxId) -> impl Future<Output = ()> + Send;
 }
@@ -58,6 +60,7 @@ pub async fn contract(bench: &impl Bench) {
     Box::pin(a_closed_channel_ends_and_an_open_one_keeps_nothing(&case)).await;
     Box::pin(one_racer_adopts(&case)).await;
     Box::pin(finds_what_runs(&case, bench)).await;
+    Box::pin(puts_back_what_was_renamed(&case, bench)).await;
     Box::pin(tells_how_sandboxes_ended(&case, bench)).await;
     Box::pin(keeps_tombstones_apart(&case, bench)).await;
     Box::pin(destroys_in_any_state(&case, bench)).await;
@@ -167,6 +170,27 @@ async fn finds_what_runs(case: &Case, bench: &impl Bench) {
     case.guest(&id).await.hello().await.unwrap();
     case.destroy(&id).await;
     assert_eq!(case.place(&name).await, Place::Absent);
+}
+
+async fn puts_back_what_was_renamed(case: &Case, bench: &impl Bench) {
+    let (engine, name) = (&case.engine, case.name("strayed"));
+    let strays = async |engine: &Arc<dyn Engine>| engine.find(&name).await.unwrap().strays;
+    let warm = case.running(&case.spec).await;
+    let id = case.running(&case.spec).await;
+    assert_eq!(engine.adopt(&id, &name).await.unwrap(), Adoption::Adopted);
+    assert_eq!(strays(engine).await, [], "neither warm ones nor a session's own");
+    bench.displace(&id).await;
+    assert_eq!(case.place(&name).await, Place::Absent);
+    assert_eq!(strays(engine).await, std::slice::from_ref(&id));
+    assert_eq!(strays(&bench.stranger()).await, [], "each deployment has its own");
+    assert_eq!(engine.put_back(&id, &name).await.unwrap(), Adoption::Adopted);
+    assert_eq!(case.place(&name).await, Place::Running(id.clone()));
+    bench.displace(&id).await;
+    assert_eq!(engine.adopt(&warm, &name).await.unwrap(), Adoption::Adopted);
+    assert_eq!(engine.put_back(&id, &name).await.unwrap(), Adoption::Taken);
+    for id in [id, warm] {
+        case.destroy(&id).await;
+    }
 }
 
 async fn tells_how_sandboxes_ended(case: &Case, bench: &impl Bench) {

@@ -136,6 +136,13 @@ impl FakeEngine {
         self.world.change(|state| state.sandboxes.remove(id));
     }
 
+    /// Gives a sandbox another name behind everybody's back.
+    pub fn displace(&self, id: &SandboxId) {
+        let name = format!("moved-{id}");
+        self.world
+            .change(|state| state.rename(id, name).expect("nobody has it"));
+    }
+
     /// Pauses a sandbox as far as the engine goes: the agent inside is not stopped.
     pub fn pause(&self, id: &SandboxId) {
         self.world.change(|state| state.pause(id));
@@ -319,8 +326,23 @@ impl Engine for FakeEngine {
         .await
     }
 
+    async fn put_back(&self, id: &SandboxId, name: &SessionName) -> Result<Adoption, EngineError> {
+        let (id, name) = (id.clone(), name.to_string());
+        self.call(Op::PutBack, move |world| {
+            world.changing(|state| {
+                state.there(&id)?;
+                Ok(match state.rename(&id, name) {
+                    Ok(()) => Adoption::Adopted,
+                    Err(_taken) => Adoption::Taken,
+                })
+            })
+        })
+        .await
+    }
+
     async fn find(&self, name: &SessionName) -> Result<Found, EngineError> {
         let (own, aside) = (name.to_string(), format!("{name}."));
+        let deployment = self.deployment.clone();
         self.call(Op::Find, move |world| {
             world.changing(|state| {
                 let id = state.named(&own);
@@ -335,7 +357,12 @@ impl Engine for FakeEngine {
                     .filter_map(|(id, sandbox)| Some((id.clone(), sandbox.fate()?)))
                     .map(|(id, fate): (SandboxId, Fate)| Tombstone { id, fate })
                     .max_by_key(|tombstone| tombstone.fate.finished_at);
-                Ok(Found { place, tombstone })
+                let strays = state.strays(&deployment);
+                Ok(Found {
+                    place,
+                    tombstone,
+                    strays,
+                })
             })
         })
         .await

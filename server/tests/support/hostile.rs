@@ -154,6 +154,7 @@ impl Engine for Hostile {
         Ok(Found {
             place: Place::Absent,
             tombstone: None,
+            strays: Vec::new(),
         })
     }
 
@@ -178,6 +179,10 @@ impl Engine for Hostile {
     }
 
     async fn adopt(&self, _: &SandboxId, _: &SessionName) -> Result<Adoption, EngineError> {
+        none()
+    }
+
+    async fn put_back(&self, _: &SandboxId, _: &SessionName) -> Result<Adoption, EngineError> {
         none()
     }
 

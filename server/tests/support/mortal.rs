@@ -148,6 +148,10 @@ impl Engine for Mortal {
         self.call(Op::Adopt, self.engine.adopt(id, name)).await
     }
 
+    async fn put_back(&self, id: &SandboxId, name: &SessionName) -> Result<Adoption, EngineError> {
+        self.call(Op::PutBack, self.engine.put_back(id, name)).await
+    }
+
     async fn find(&self, name: &SessionName) -> Result<Found, EngineError> {
         let mut found = self.call(Op::Find, self.engine.find(name)).await?;
         let until = *self.ending.lock().unwrap();

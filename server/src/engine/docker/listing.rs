@@ -52,6 +52,7 @@ pub(super) struct Row {
     pub(super) name: String,
     pub(super) pool: PoolName,
     pub(super) creator: String,
+    pub(super) deployment: String,
     pub(super) doing: Doing,
     pub(super) created_at: SystemTime,
 }
@@ -69,6 +70,7 @@ impl Row {
             name: name.trim_start_matches('/').to_owned(),
             pool: PoolName::parse(labels.get(POOL)?).ok()?,
             creator: labels.remove(CREATOR)?,
+            deployment: labels.remove(DEPLOYMENT)?,
             doing: Doing::read(summary.state?),
             created_at: SystemTime::UNIX_EPOCH + Duration::from_secs(created),
         })
@@ -141,6 +143,14 @@ pub(super) fn aside(name: &SessionName, id: &SandboxId) -> String {
 /// there or not, by the engine's version.
 pub(super) fn name_filter(name: &SessionName) -> String {
     format!(r"^/?{name}(\.|$)")
+}
+
+/// A name filter for what neither a sandbox nor a session is called; Go's expressions cannot say *not*.
+pub(super) const FOREIGN_NAMES: &str = r"^/?([^g/]|g[^r]|gr[^s-]|grs[^-])";
+
+/// Whether Greenroom gives no such name.
+pub(super) fn is_foreign(name: &str) -> bool {
+    !name.starts_with("gr-") && !name.starts_with("grs-")
 }
 
 /// When a container was started, if it was.

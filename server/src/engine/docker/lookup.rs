@@ -18,22 +18,22 @@ use crate::{
 };
 
 impl DockerEngine {
-    /// Containers in any state, by one of Docker's filters.
+    /// Containers in any state, by one of Docker's filters: any of its values will do.
     pub(super) async fn containers(
         &self,
         filter: &str,
-        value: String,
+        values: Vec<String>,
     ) -> Result<Vec<ContainerSummary>, Failure> {
         let options = ListContainersOptionsBuilder::default()
             .all(true)
-            .filters(&HashMap::from([(filter, vec![value])]))
+            .filters(&HashMap::from([(filter, values)]))
             .build();
         call::LIST.run(self.docker.list_containers(Some(options))).await
     }
 
     /// The containers of ours among them.
-    pub(super) async fn rows(&self, filter: &str, value: String) -> Result<Vec<Row>, Failure> {
-        let containers = self.containers(filter, value).await?;
+    pub(super) async fn rows(&self, filter: &str, values: Vec<String>) -> Result<Vec<Row>, Failure> {
+        let containers = self.containers(filter, values).await?;
         let rows: Vec<Row> = containers.into_iter().filter_map(Row::read).collect();
         for row in &rows {
             self.known.meet(&row.id, &row.container);
@@ -42,7 +42,7 @@ impl DockerEngine {
     }
 
     pub(super) async fn row(&self, id: &SandboxId) -> Result<Option<Row>, Failure> {
-        let rows = self.rows("label", format!("{}={id}", listing::ID)).await?;
+        let rows = self.rows("label", vec![format!("{}={id}", listing::ID)]).await?;
         Ok(rows.into_iter().next())
     }
 

@@ -219,6 +219,16 @@ impl State {
             .map(|(id, _)| id.clone())
     }
 
+    /// What runs under a name that Greenroom gives to none.
+    pub(super) fn strays(&self, deployment: &str) -> Vec<SandboxId> {
+        let is_stray = |sandbox: &Sandbox| {
+            let is_ours = sandbox.name.starts_with("gr-") || sandbox.name.starts_with("grs-");
+            !is_ours && sandbox.deployment == deployment && matches!(sandbox.doing, Doing::Running(_))
+        };
+        let strays = self.sandboxes.iter().filter(|(_, sandbox)| is_stray(sandbox));
+        strays.map(|(id, _)| id.clone()).collect()
+    }
+
     pub(super) fn there(&mut self, id: &SandboxId) -> Result<&mut Sandbox, EngineError> {
         self.sandboxes
             .get_mut(id)
