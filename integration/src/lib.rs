@@ -17,5 +17,5 @@ pub use client::{Answer, Client, Era};
 pub use docker::Docker;
 pub use engine::{LiveRestore, PrivateEngine};
 pub use packages::{S3, node, packages};
-pub use server::{Config, Greenroom, agent, binary};
+pub use server::{Config, Greenroom, Scheme, agent, binary};
 pub use wire::{Flow, Wire};

@@ -36,10 +36,21 @@ pub struct Config {
     pub pool: String,
     /// Further top-level lines and tables, before any table of the harness.
     pub top: String,
+    /// By what it is served.
+    pub scheme: Scheme,
     /// Another engine than the host's.
     pub socket: Option<PathBuf>,
     /// What its environment says besides.
     pub env: Vec<(String, String)>,
+}
+
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// In the clear.
+    Http,
+    /// With a certificate of an authority of its own.
+    Https,
 }
 
 impl Config {
@@ -58,6 +69,7 @@ impl Default for Config {
             max: 8,
             pool: "preload = []\n".into(),
             top: String::new(),
+            scheme: Scheme::Http,
             socket: None,
             env: Vec::new(),
         }
@@ -96,6 +108,7 @@ impl Greenroom {
             home.path().join("greenroom.toml"),
             toml(config, home.path(), port, &deployment),
         )?;
+        certify(config.scheme, home.path())?;
         let child = spawn(home.path(), &["serve"], &config.env)?;
         let mut server = Self {
             child,
@@ -155,7 +168,12 @@ impl Greenroom {
     }
 
     async fn probe(&self, path: &str) -> Option<u16> {
-        Some(reqwest::get(self.url(path)).await.ok()?.status().as_u16())
+        // Whose certificate it is does not matter here.
+        let http = reqwest::Client::builder()
+            .tls_danger_accept_invalid_certs(true)
+            .build()
+            .ok()?;
+        Some(http.get(self.url(path)).send().await.ok()?.status().as_u16())
     }
 
     /// The server's log so far.
@@ -167,7 +185,17 @@ impl Greenroom {
     /// An address on the server.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
+        let scheme = match self.config.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        format!("{scheme}://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// The authority that vouches for a server that speaks https, as PEM.
+    #[must_use]
+    pub fn certificates(&self) -> PathBuf {
+        self.home.path().join("ca.pem")
     }
 
     /// The name under which its sandboxes are labelled.
@@ -457,6 +485,32 @@ pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
+/// An authority, and what it vouches for.
+fn certify(scheme: Scheme, home: &Path) -> Result<()> {
+    if scheme == Scheme::Http {
+        return Ok(());
+    }
+    let mut authority = rcgen::CertificateParams::new(Vec::new())?;
+    // A name of its own: what bears its issuer's name counts as signed by itself.
+    let name = &mut authority.distinguished_name;
+    name.push(rcgen::DnType::CommonName, "the tests' authority");
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    authority.key_usages = vec![
+        rcgen::KeyUsagePurpose::KeyCertSign,
+        rcgen::KeyUsagePurpose::CrlSign,
+    ];
+    let own = rcgen::KeyPair::generate()?;
+    let root = authority.self_signed(&own)?;
+    let key = rcgen::KeyPair::generate()?;
+    let mut server = rcgen::CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+    server.use_authority_key_identifier_extension = true;
+    let certificate = server.signed_by(&key, &rcgen::Issuer::new(authority, own))?;
+    std::fs::write(home.join("ca.pem"), root.pem())?;
+    std::fs::write(home.join("cert.pem"), certificate.pem())?;
+    std::fs::write(home.join("key.pem"), key.serialize_pem())?;
+    Ok(())
+}
+
 fn toml(config: &Config, state: &Path, port: u16, deployment: &str) -> String {
     let Config {
         warm,
@@ -465,13 +519,22 @@ fn toml(config: &Config, state: &Path, port: u16, deployment: &str) -> String {
         top,
         socket,
         env: _,
+        scheme,
     } = config;
+    let http = match scheme {
+        Scheme::Http => String::new(),
+        Scheme::Https => format!(
+            "[http]\ntls_cert = {:?}\ntls_key = {:?}\n",
+            state.join("cert.pem"),
+            state.join("key.pem")
+        ),
+    };
     let socket = socket
         .as_ref()
         .map(|socket| format!("socket = {socket:?}\n"))
         .unwrap_or_default();
     format!(
-        "listen = \"127.0.0.1:{port}\"\nstate_dir = {state:?}\n{top}\n[engine]\ndeployment = \"{deployment}\"\n{socket}\n\
+        "listen = \"127.0.0.1:{port}\"\nstate_dir = {state:?}\n{top}\n{http}[engine]\ndeployment = \"{deployment}\"\n{socket}\n\
          [pool.python]\nwarm = {warm}\nwarm_max = {warm}\nmax = {max}\n{pool}",
         state = state.join("state").display().to_string(),
     )
