@@ -430,8 +430,6 @@ async fn expect_continue(apps: &Apps) -> Result<()> {
 async fn smuggle(apps: &Apps) -> Result<()> {
     for framing in [
         "Content-Length: 3\r\nContent-Length: 4\r\n",
-        "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
-        "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
         "Transfer-Encoding: chunked, identity\r\n",
         "Transfer-Encoding: xchunked\r\n",
         "Content-Length: +3\r\n",
@@ -447,6 +445,23 @@ async fn smuggle(apps: &Apps) -> Result<()> {
             answer.starts_with("HTTP/1.1 400"),
             "{framing:?} was answered {answer}"
         );
+    }
+    // With both the coding counts, and nothing else is read from that connection.
+    for framing in [
+        "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
+    ] {
+        let head_text =
+            format!("POST /pools/app/sink?identifier=conv-0001 HTTP/1.1\r\nHost: HOST\r\n{framing}\r\n");
+        let mut stream = apps.raw(&head_text).await?;
+        stream
+            .write_all(b"3\r\nabc\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await?;
+        let mut answers = String::new();
+        timeout(Duration::from_secs(30), stream.read_to_string(&mut answers)).await??;
+        let refused = answers.starts_with("HTTP/1.1 400");
+        let closed = answers.contains("connection: close") && answers.ends_with("\r\n\r\n3");
+        ensure!(refused || closed, "{framing:?} was answered {answers}");
     }
     for chunks in [
         "-1\r\n",
@@ -601,4 +616,109 @@ fn masked(text: &str) -> Vec<u8> {
     frame.extend(mask);
     frame.extend(text.bytes().enumerate().map(|(at, byte)| byte ^ mask[at % 4]));
     frame
+}
+
+#[tokio::test]
+async fn a_second_listener_is_the_programs_own_origin() -> Result<()> {
+    let port = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0")?;
+        free.local_addr()?.port()
+    };
+    let image = images::static_app().await?;
+    let config = Config {
+        warm: 0,
+        pool: format!(
+            "preload = []\n[pool.app]\nkind = \"container\"\nimage = \"{image}\"\nport = 8080\nwarm = 0\n"
+        ),
+        top: format!("[http]\nforward_listen = \"127.0.0.1:{port}\"\n"),
+        ..Config::default()
+    };
+    let apps = Apps {
+        greenroom: Greenroom::start(&config).await?,
+        http: reqwest::Client::new(),
+    };
+    let own = |target: &str| format!("http://127.0.0.1:{port}/pools/{target}");
+    let asked = apps.http.get(own("app/hostile?identifier=conv-0001")).send();
+    let answer = Reply::of(asked.await?).await?;
+    ensure!(
+        answer.headers.get_all("set-cookie").iter().count() == 2,
+        "{:?}",
+        answer.headers
+    );
+    ensure!(
+        answer.header("content-security-policy").is_empty(),
+        "{:?}",
+        answer.headers
+    );
+    let asked = apps
+        .http
+        .get(own("app/headers?identifier=conv-0001"))
+        .header("cookie", "a=1");
+    let seen = Reply::of(asked.send().await?).await?.text().to_lowercase();
+    ensure!(seen.contains("cookie: a=1"), "{seen}");
+    // Nothing of Greenroom's own is there, and pages from there get nothing of it.
+    for target in [
+        "app/.management/listSessions",
+        "python/executions?identifier=conv-0001",
+    ] {
+        let refused = Reply::of(apps.http.post(own(target)).body("{}").send().await?).await?;
+        ensure!(refused.status == 400, "{target}: {}", refused.text());
+    }
+    let mcp = apps
+        .http
+        .post(format!("http://127.0.0.1:{port}/mcp"))
+        .body("{}")
+        .send()
+        .await?;
+    ensure!(mcp.status() == 404, "{}", mcp.status());
+    let cross = apps
+        .http
+        .post(apps.greenroom.url("/mcp"))
+        .header("origin", format!("http://127.0.0.1:{port}"))
+        .body("{}")
+        .send()
+        .await?;
+    ensure!(cross.status() == 403, "{}", cross.status());
+    apps.greenroom.finish().await
+}
+
+#[tokio::test]
+async fn a_port_of_this_machine_leads_inside_without_a_server() -> Result<()> {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    let apps = Apps::start(&[("app", "port = 8080\nwarm = 0\n")]).await?;
+    let first = apps.get("app", "?identifier=conv-0001").await?;
+    let mut command = tokio::process::Command::new(greenroom_integration::binary()?)
+        .args([
+            "forward",
+            "--pool",
+            "app",
+            "--conversation",
+            "conv-0001",
+            "0:7000",
+            "--config",
+        ])
+        .arg(apps.greenroom.config_path())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = BufReader::new(command.stdout.take().context("no output")?).lines();
+    let line = timeout(Duration::from_secs(60), lines.next_line()).await??;
+    let line = line.context("it ended")?;
+    let address = line.split(' ').next().unwrap_or_default().to_owned();
+    for text in [&b"one"[..], b"two"] {
+        let mut stream = TcpStream::connect(&address).await?;
+        stream.write_all(text).await?;
+        stream.shutdown().await?;
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).await?;
+        ensure!(back == text, "{back:?} by {line}");
+    }
+    // It is the same sandbox that requests reach.
+    let again = apps.get("app", "?identifier=conv-0001").await?;
+    ensure!(
+        again.header("x-ms-session-guid") == first.header("x-ms-session-guid"),
+        "another one"
+    );
+    command.kill().await?;
+    apps.greenroom.finish().await
 }

@@ -11,6 +11,7 @@ use greenroom::{
     auth::Scope,
     config::{Inputs, Loaded, Period, Report},
     copy::End,
+    forward::Line,
     operator::Which,
 };
 
@@ -68,6 +69,18 @@ pub(crate) enum Command {
         /// The conversation's pool, if not the default one
         #[arg(long, value_name = "NAME")]
         pool: Option<String>,
+    },
+    /// Leads ports of this machine to ports inside a conversation's sandbox, until it is interrupted; no server is needed
+    Forward {
+        /// The conversation
+        #[arg(long, value_name = "ID")]
+        conversation: String,
+        /// The conversation's pool, if not the default one
+        #[arg(long, value_name = "NAME")]
+        pool: Option<String>,
+        /// [ADDRESS:]LOCAL:INSIDE, such as 5432:5432
+        #[arg(required = true, value_name = "LOCAL:INSIDE")]
+        lines: Vec<Line>,
     },
     /// Shows the sandboxes of this deployment, or ends conversations'; no server needs to run
     Sessions {

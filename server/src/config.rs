@@ -187,6 +187,8 @@ pub struct HttpConfig {
     pub allowed_origins: Vec<String>,
     /// `tls_cert` and `tls_key`: https instead of http.
     pub tls: Option<TlsConfig>,
+    /// `forward_listen`: a second address, which is for the programs of containers only: an origin of their own.
+    pub forward_listen: Option<SocketAddr>,
 }
 
 /// The certificate that a listener shows.

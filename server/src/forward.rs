@@ -3,11 +3,13 @@
 //! ```text
 //! http::pools::forward ─▶ headers   what of a request and of an answer passes, purely
 //!                       ─▶ wires     HTTP/1.1 over a guest's tunnels, one request at a time on each
+//! greenroom forward     ─▶ line      a port of this machine to one inside
 //! ```
 //! What answers is hostile. It is given an origin of its own by a second listener; on the first one its answers can set
 //! nothing for the origin, and their scripts belong to none.
 
 pub(crate) mod headers;
+mod line;
 pub(crate) mod wires;
 
 use std::{
@@ -17,6 +19,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
+pub use self::line::{Line, LineError, forward};
 use self::wires::Wires;
 use crate::sandbox::SandboxId;
 

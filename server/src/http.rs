@@ -46,6 +46,7 @@ use crate::{
     auth::{Gate, Identity, Scope},
     config::Config,
     conversation::PoolName,
+    forward::Origin,
     links::Links,
     mcp::{Endpoint, Sse},
     metrics::Metrics,
@@ -83,7 +84,8 @@ struct Shared {
 
 /// Every route, behind the checks that all of them share.
 fn router(app: App, config: &Config, address: SocketAddr) -> Router {
-    let guard = Arc::new(Guard::new(&config.http, address));
+    let apart = config.http.forward_listen.map(|address| address.port());
+    let guard = Arc::new(Guard::new(&config.http, address).shunning(apart));
     let links = links::routes(app.links.clone());
     let shared = Shared {
         app: Arc::new(app),
@@ -113,6 +115,22 @@ fn router(app: App, config: &Config, address: SocketAddr) -> Router {
         .with_state(shared)
         .merge(pools.route_layer(asked))
         .merge(links)
+        .layer(middleware::from_fn_with_state(config.http.tls.is_some(), arrive))
+        .layer(middleware::from_fn_with_state(guard, check))
+        .layer(middleware::from_fn(trace))
+}
+
+/// Forwarded programs on an origin of their own, behind the same checks, and nothing else.
+fn apart(app: &App, config: &Config, address: SocketAddr) -> Router {
+    let guard = Arc::new(Guard::new(&config.http, address));
+    let doorman = Doorman::new(
+        Arc::clone(&app.gate),
+        Arc::new(config.clone()),
+        app.metrics.clone(),
+    );
+    pools::routes(app.rest.clone(), Bodies::new(&config.limits))
+        .route_layer(middleware::from_fn_with_state(Arc::new(doorman), authenticate))
+        .layer(Extension(Origin::Own))
         .layer(middleware::from_fn_with_state(config.http.tls.is_some(), arrive))
         .layer(middleware::from_fn_with_state(guard, check))
         .layer(middleware::from_fn(trace))

@@ -38,7 +38,7 @@
 //! | [`copy`] | `greenroom cp`: the same without a server |
 //! | [`share`] | the one folder of this machine that stdio may copy from and to |
 //! | `rest` | the data plane of Azure's dynamic sessions: requests read, answers shaped, purely |
-//! | `forward` | requests that go on to the program of a container: headers, kept connections |
+//! | [`forward`] | requests that go on to the program of a container: headers, kept connections |
 //! | `transcript`, `delivery` | a run's events gathered; what an answer owes once it has arrived: for both protocols |
 //! | [`http`] | the data plane's requests, the listener, its limits, health, readiness, metrics |
 //! | [`serve`] | wires them, and shuts them down in order |
@@ -75,7 +75,7 @@ mod delivery;
 pub mod doctor;
 pub mod engine;
 pub mod error;
-mod forward;
+pub mod forward;
 pub mod guest;
 pub mod http;
 pub mod links;

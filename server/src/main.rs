@@ -19,7 +19,9 @@ use greenroom::{
     config::{Config, Loaded, LogFormat},
     conversation::ConversationId,
     copy::copy,
-    doctor, mcp,
+    doctor,
+    forward::{Line, forward},
+    mcp,
     operator::{self, Broom, Format},
     serve::{self, Server},
     share::Share,
@@ -96,6 +98,27 @@ fn run(Cli { settings, command }: Cli, loaded: Loaded) -> Result<ExitCode> {
             }
             log(&config)?;
             runtime()?.block_on(copy(config, &from, &to, pool.as_deref()))?;
+        }
+        Command::Forward {
+            conversation,
+            pool,
+            lines,
+        } => {
+            let mut config = loaded.config;
+            if config.log == "info" {
+                config.log = "error".to_owned();
+            }
+            log(&config)?;
+            let ready = |lines: &[Line]| {
+                let shown = lines
+                    .iter()
+                    .map(|line| format!("{} leads to port {} inside\n", line.here, line.inside));
+                if let Err(error) = print(&shown.collect::<String>()) {
+                    tracing::debug!(%error, "nobody reads where it is listened");
+                }
+            };
+            let forwarding = forward(config, pool.as_deref(), &conversation, &lines, ready);
+            runtime()?.block_on(forwarding)?;
         }
         Command::Serve { .. } => {
             log(&loaded.config)?;

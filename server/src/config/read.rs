@@ -141,6 +141,7 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
             allowed_origins: from.take("http.allowed_origins", Vec::new()),
             sse: from.take("http.sse", true),
             tls: tls(from),
+            forward_listen: None,
         },
         conversation: conversation(from),
         limits: limits(from),
@@ -149,6 +150,8 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
         pools: BTreeMap::new(),
         default_pool: default_pool_name(),
     };
+    let mut config = config;
+    config.http.forward_listen = forward_listen(from, &config);
     let pools = pools(from, config.engine.runtime, inputs);
     Config {
         default_pool: default_pool(from, &pools),
@@ -239,6 +242,20 @@ fn listen(from: &mut Layers, auth: &AuthConfig) -> SocketAddr {
         from.problem(source, "listen", message);
     }
     listen
+}
+
+/// As public as `listen` may be, and never the same.
+fn forward_listen(from: &mut Layers, config: &Config) -> Option<SocketAddr> {
+    let (listen, source) = from.take_from("http.forward_listen", None::<SocketAddr>);
+    let address = listen?;
+    if !address.ip().is_loopback() && config.auth.required == Required::Never {
+        let message = format!("{address} is not a loopback address: there auth.required cannot be \"never\"");
+        from.problem(source, "http.forward_listen", message);
+    } else if address.port() != 0 && address.port() == config.listen.port() {
+        let message = "needs a port that listen does not have, to be another origin".to_owned();
+        from.problem(source, "http.forward_listen", message);
+    }
+    Some(address)
 }
 
 fn log(from: &mut Layers) -> String {

@@ -114,6 +114,7 @@ pub(crate) fn inward(headers: &mut HeaderMap, way: Way<'_>) {
         say("x-forwarded-host", host);
     }
     say("x-forwarded-prefix", way.prefix);
+    // Where TLS ends here, or in front of this server, that was said already.
     if !headers.contains_key("x-forwarded-proto") {
         headers.insert("x-forwarded-proto", HeaderValue::from_static("http"));
     }

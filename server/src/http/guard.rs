@@ -13,6 +13,8 @@ const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 #[derive(Debug)]
 pub(super) struct Guard {
     hosts: Vec<Place>,
+    /// Where hostile pages come from that this server serves itself.
+    shunned: Option<u16>,
     origins: Vec<(String, Place)>,
 }
 
@@ -61,7 +63,17 @@ impl Guard {
                 .iter()
                 .filter_map(|origin| allowed_origin(origin)),
         );
-        Self { hosts, origins }
+        Self {
+            hosts,
+            shunned: None,
+            origins,
+        }
+    }
+
+    /// Pages of this port are refused, by whatever name of this machine.
+    pub(super) fn shunning(mut self, port: Option<u16>) -> Self {
+        self.shunned = port;
+        self
     }
 
     pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -79,6 +91,9 @@ impl Guard {
         for origin in headers.get_all(header::ORIGIN) {
             let named = origin.to_str().ok().and_then(sent_origin);
             let allowed = named.is_some_and(|(scheme, place)| {
+                if place.port.is_some() && place.port == self.shunned {
+                    return false;
+                }
                 // A page of our own, by a name that is ours.
                 is_own(&own, &scheme, &place)
                     || self
@@ -159,6 +174,7 @@ mod tests {
             allowed_origins: vec!["https://app.example".into(), "http://dev.example:*".into()],
             sse: true,
             tls: None,
+            forward_listen: None,
         };
         let mut headers = HeaderMap::new();
         if let Some(host) = host {
@@ -237,6 +253,7 @@ mod tests {
                 allowed_origins: vec![],
                 sse: true,
                 tls: None,
+                forward_listen: None,
             },
             "127.0.0.1:1".parse().unwrap(),
         );
@@ -249,5 +266,17 @@ mod tests {
                 .check(&Uri::from_static("http://evil.example/mcp"), &HeaderMap::new())
                 .is_err()
         );
+    }
+
+    #[test]
+    fn pages_of_forwarded_programs_are_refused() {
+        let guard = Guard::new(&HttpConfig::default(), "127.0.0.1:1".parse().unwrap()).shunning(Some(8485));
+        for (origin, allowed) in [("http://localhost:8485", false), ("http://localhost:8486", true)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, "localhost:1".parse().unwrap());
+            headers.insert(header::ORIGIN, origin.parse().unwrap());
+            let checked = guard.check(&Uri::from_static("/mcp"), &headers);
+            assert_eq!(checked.is_ok(), allowed, "{origin}");
+        }
     }
 }

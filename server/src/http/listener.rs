@@ -55,6 +55,8 @@ pub struct Http {
     address: SocketAddr,
     connections: usize,
     tls: Option<Tls>,
+    /// The second listener.
+    apart: Option<(TcpListener, SocketAddr)>,
 }
 
 /// Why nothing is listened on.
@@ -71,7 +73,7 @@ pub enum BindError {
 /// What serves until it is told to stop.
 #[derive(Debug)]
 pub struct Served {
-    accepting: tokio::task::JoinHandle<GracefulShutdown>,
+    accepting: Vec<tokio::task::JoinHandle<GracefulShutdown>>,
     stop: CancellationToken,
 }
 
@@ -83,7 +85,16 @@ impl Http {
     pub async fn bind(config: &Config) -> Result<Self, BindError> {
         let tls = config.http.tls.as_ref().map(Tls::load).transpose()?;
         let listener = TcpListener::bind(config.listen).await?;
+        let apart = match config.http.forward_listen {
+            Some(address) => {
+                let listener = TcpListener::bind(address).await?;
+                let address = listener.local_addr()?;
+                Some((listener, address))
+            }
+            None => None,
+        };
         Ok(Self {
+            apart,
             address: listener.local_addr()?,
             listener,
             connections: config.limits.connections,
@@ -101,17 +112,25 @@ impl Http {
     #[must_use]
     pub fn start(self, app: App, config: &Config) -> Served {
         let metrics = app.metrics.clone();
-        let router = router(app, config, self.address);
         let stop = CancellationToken::new();
-        let accepting = tokio::spawn(accept(
-            self.listener,
-            self.tls,
-            router,
-            metrics,
-            self.connections,
-            stop.clone(),
-        ));
-        Served { accepting, stop }
+        let apart = self
+            .apart
+            .map(|(listener, address)| (listener, super::apart(&app, config, address)));
+        let main = (self.listener, router(app, config, self.address));
+        let accepting = std::iter::once(main).chain(apart).map(|(listener, router)| {
+            tokio::spawn(accept(
+                listener,
+                self.tls.clone(),
+                router,
+                metrics.clone(),
+                self.connections,
+                stop.clone(),
+            ))
+        });
+        Served {
+            accepting: accepting.collect(),
+            stop,
+        }
     }
 }
 
@@ -124,10 +143,12 @@ impl Served {
     /// Waits for open connections to end, but not for long. Nothing should be in flight any more.
     pub async fn finish(self) {
         self.stop.cancel();
-        if let Ok(connections) = self.accepting.await
-            && timeout(GOODBYE, connections.shutdown()).await.is_err()
-        {
-            tracing::debug!("connections were still open");
+        for accepting in self.accepting {
+            if let Ok(connections) = accepting.await
+                && timeout(GOODBYE, connections.shutdown()).await.is_err()
+            {
+                tracing::debug!("connections were still open");
+            }
         }
     }
 }

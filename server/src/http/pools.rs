@@ -143,6 +143,11 @@ async fn serve(
     request: Request,
 ) -> Response {
     match kind(&front.rest, &request) {
+        // What is served there must not reach what only Greenroom's own origin may.
+        Kind::Operation if request.extensions().get() == Some(&Origin::Own) => {
+            let text = "this address is for the programs of containers only";
+            refusal(&Fault::new(Code::NotSupported, text))
+        }
         Kind::Operation => operate(&front, &identity, request).await,
         Kind::Forward(target) => pass_on(&front.rest, &identity, request, Some(target)).await,
         Kind::Tunnel => pass_on(&front.rest, &identity, request, None).await,
@@ -173,7 +178,8 @@ fn kind(rest: &Rest, request: &Request) -> Kind {
         Ok(uri) => Kind::Forward(Target {
             uri,
             prefix: below.prefix.to_owned(),
-            origin: Origin::Shared,
+            // The second listener says so.
+            origin: request.extensions().get().copied().unwrap_or(Origin::Shared),
         }),
         Err(_) => Kind::Operation,
     }
