@@ -7,6 +7,7 @@ mod answers;
 mod archive;
 mod endurance;
 mod files;
+mod forward;
 mod latency;
 mod load;
 mod report;
@@ -47,6 +48,9 @@ async fn main() -> Result<()> {
     }
     if wanted("rest") {
         latency::programs(&mut report, effort).await?;
+    }
+    if wanted("forward") {
+        forward::forwarded(&mut report, effort).await?;
     }
     if wanted("load") {
         load::processes(&mut report, effort).await?;
