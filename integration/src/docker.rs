@@ -9,7 +9,10 @@ use anyhow::{Context, Result};
 use bollard::{
     API_DEFAULT_VERSION, Docker as Api,
     models::{ContainerSummary, ContainerSummaryStateEnum},
-    query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
+    query_parameters::{
+        ListContainersOptionsBuilder, ListImagesOptions, RemoveContainerOptionsBuilder,
+        RemoveImageOptionsBuilder,
+    },
 };
 
 /// For one request to a private engine.
@@ -56,6 +59,20 @@ impl Docker {
             .build();
         let all = self.0.list_containers(Some(options)).await?;
         Ok(all.into_iter().filter(|c| belongs(c, deployment)).collect())
+    }
+
+    /// Takes images away by their names, whoever uses them.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn untag(&self, prefix: &str) -> Result<()> {
+        let all = self.0.list_images(None::<ListImagesOptions>).await?;
+        let names = all.iter().flat_map(|image| &image.repo_tags);
+        for name in names.filter(|name| name.starts_with(prefix)) {
+            let force = RemoveImageOptionsBuilder::new().force(true).build();
+            self.0.remove_image(name, Some(force), None).await?;
+        }
+        Ok(())
     }
 
     /// The engine's ids of every container of a deployment.

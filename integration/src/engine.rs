@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -38,6 +39,7 @@ pub enum LiveRestore {
 #[derive(Debug)]
 pub struct PrivateEngine {
     home: TempDir,
+    disk: Option<Disk>,
     child: Child,
     was_killed: bool,
 }
@@ -48,6 +50,21 @@ impl PrivateEngine {
     /// # Errors
     /// The host has no engine, runtimes or image (the message says what to type), or it does not start.
     pub async fn start(live_restore: LiveRestore) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("greenroom-engine-").tempdir()?;
+        Self::start_in(home, live_restore, None).await
+    }
+
+    /// The same, with a disk of its own of this size.
+    ///
+    /// # Errors
+    /// As [`PrivateEngine::start`].
+    pub async fn start_on_disk(live_restore: LiveRestore, size: &str) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("greenroom-engine-").tempdir()?;
+        let disk = Disk::mount(home.path().join("data"), size)?;
+        Self::start_in(home, live_restore, Some(disk)).await
+    }
+
+    async fn start_in(home: TempDir, live_restore: LiveRestore, disk: Option<Disk>) -> Result<Self> {
         let info = Docker::connect().await?.api().info().await?;
         let runtimes: HashMap<String, _> = info
             .runtimes
@@ -59,7 +76,6 @@ impl PrivateEngine {
             !runtimes.is_empty(),
             "the host's engine has no runsc: type `make setup`"
         );
-        let home = tempfile::Builder::new().prefix("greenroom-engine-").tempdir()?;
         let configuration = json!({ "runtimes": runtimes, "live-restore": live_restore == LiveRestore::On });
         fs::write(home.path().join("daemon.json"), configuration.to_string())?;
         let child = spawn(home.path())?;
@@ -67,6 +83,7 @@ impl PrivateEngine {
             home,
             child,
             was_killed: false,
+            disk,
         };
         engine.ready().await?;
         engine.load().await?;
@@ -109,6 +126,26 @@ impl PrivateEngine {
         self.terminate().await?;
         self.child = spawn(self.home.path())?;
         self.ready().await
+    }
+
+    /// From its next start on it has no runtime but Docker's own.
+    ///
+    /// # Errors
+    /// Its configuration cannot be written.
+    pub fn forget_runtimes(&self) -> Result<()> {
+        let configuration = json!({ "live-restore": true });
+        Ok(fs::write(
+            self.home.path().join("daemon.json"),
+            configuration.to_string(),
+        )?)
+    }
+
+    /// The disk of its own.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn disk(&self) -> Result<&Disk> {
+        self.disk.as_ref().context("the engine uses the host's disk")
     }
 
     /// Ends it.
@@ -248,12 +285,72 @@ impl PrivateEngine {
     }
 }
 
+/// A small disk in memory, to be filled.
+#[derive(Debug)]
+pub struct Disk {
+    at: PathBuf,
+}
+
+impl Disk {
+    fn mount(at: PathBuf, size: &str) -> Result<Self> {
+        fs::create_dir_all(&at)?;
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(&at)
+            .status()?;
+        ensure!(
+            mounted.success(),
+            "a tmpfs could not be mounted: tests run as root"
+        );
+        Ok(Self { at })
+    }
+
+    /// Leaves no byte free.
+    ///
+    /// # Errors
+    /// It cannot be written to at all.
+    pub fn fill(&self) -> Result<()> {
+        let mut ballast = fs::File::create(self.ballast())?;
+        let piece = vec![1; 1 << 16];
+        while ballast.write_all(&piece).is_ok() {}
+        Ok(())
+    }
+
+    /// Gives back what [`fill`](Self::fill) took.
+    ///
+    /// # Errors
+    /// It was not filled.
+    pub fn clear(&self) -> Result<()> {
+        Ok(fs::remove_file(self.ballast())?)
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.at.join("ballast")
+    }
+}
+
 /// A test that failed leaves nothing behind all the same.
 impl Drop for PrivateEngine {
     fn drop(&mut self) {
         drop(self.child.start_kill());
         kill(&self.processes());
+        unmount(self.home.path());
     }
+}
+
+/// Everything that an engine has mounted below a folder and left there. Lazily: it may be on its way out still.
+fn unmount(folder: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    let mut points: Vec<&str> = points
+        .filter(|point| Path::new(point).starts_with(folder))
+        .collect();
+    points.reverse();
+    let _unmounted = std::process::Command::new("umount")
+        .arg("--lazy")
+        .args(points)
+        .stderr(Stdio::null())
+        .status();
 }
 
 fn kill(pids: &[i32]) {

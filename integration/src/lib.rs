@@ -15,7 +15,7 @@ mod wire;
 
 pub use client::{Answer, Client, Era};
 pub use docker::Docker;
-pub use engine::{LiveRestore, PrivateEngine};
+pub use engine::{Disk, LiveRestore, PrivateEngine};
 pub use packages::{S3, node, packages};
 pub use server::{Config, Greenroom, Scheme, agent, binary};
 pub use wire::{Flow, Wire};

@@ -94,6 +94,16 @@ impl Greenroom {
     /// # Errors
     /// The binary is not built, Docker is not there (the message says what to type), or it does not get ready.
     pub async fn start(config: &Config) -> Result<Self> {
+        let mut server = Self::start_unready(config).await?;
+        server.ready().await?;
+        Ok(server)
+    }
+
+    /// The same, as soon as it serves at all: for hosts on which it gets no sandbox.
+    ///
+    /// # Errors
+    /// As [`Greenroom::start`].
+    pub async fn start_unready(config: &Config) -> Result<Self> {
         config.docker().await?;
         let home = tempfile::Builder::new().prefix("greenroom-it-").tempdir()?;
         let name = home
@@ -119,7 +129,7 @@ impl Greenroom {
             swept: false,
             killed: false,
         };
-        server.ready().await?;
+        server.answers("/healthz").await?;
         Ok(server)
     }
 
@@ -150,12 +160,16 @@ impl Greenroom {
     }
 
     async fn ready(&mut self) -> Result<()> {
+        self.answers("/readyz").await
+    }
+
+    async fn answers(&mut self, path: &str) -> Result<()> {
         let waited = timeout(READY, async {
             loop {
                 if let Some(status) = self.child.try_wait()? {
                     bail!("the server ended with {status}; its log:\n{}", self.log());
                 }
-                if self.probe("/readyz").await == Some(200) {
+                if self.probe(path).await == Some(200) {
                     return Ok(());
                 }
                 sleep(Duration::from_millis(50)).await;

@@ -4,17 +4,29 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bollard::query_parameters::RenameContainerOptionsBuilder;
-use greenroom_integration::{Answer, Client, Config, Docker, Era, Flow, Greenroom, Wire};
+use greenroom_integration::{
+    Answer, Client, Config, Docker, Era, Flow, Greenroom, LiveRestore, PrivateEngine, Wire,
+};
 use tokio::time::{Instant, sleep};
 
 /// No call takes longer than 55 s, on a quiet machine.
 const ANSWERED: Duration = Duration::from_secs(70);
+/// What nobody is bound to ends itself after 30 s; the sweep looks every 30 s.
+const SWEPT: Duration = Duration::from_secs(180);
 
 fn over(wire: &Wire) -> Config {
     Config {
         socket: Some(wire.socket()),
         ..Config::default()
     }
+}
+
+async fn not_ready(greenroom: &Greenroom, why: &str) -> Result<()> {
+    let answer = reqwest::get(greenroom.url("/readyz")).await?;
+    ensure!(answer.status() == 503, "{}", answer.status());
+    let said = answer.text().await?;
+    ensure!(said.contains(why), "{said}");
+    Ok(())
 }
 
 async fn in_time(client: &Client, conversation: &str, code: &str) -> Result<Answer> {
@@ -149,4 +161,109 @@ async fn containers_that_are_paused_or_renamed_from_outside_cost_no_state() -> R
     assert_eq!(bound().await?, id, "it has its name back");
     client.close().await?;
     greenroom.finish().await
+}
+
+fn on(engine: &PrivateEngine, pool: &str) -> Config {
+    Config {
+        pool: format!("preload = []\nimage = {:?}\n{pool}", engine.image()),
+        socket: Some(engine.socket()),
+        ..Config::default()
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_was_removed_is_made_again_or_missed_by_name() -> Result<()> {
+    let engine = PrivateEngine::start(LiveRestore::On).await?;
+    let greenroom = Greenroom::start(&on(&engine, "claim_wait = \"20s\"\n")).await?;
+    let (docker, client) = (engine.docker().await?, greenroom.client(Era::Modern).await?);
+    greenroom.wait_warm(1).await?;
+    docker.untag("greenroom/prepared").await?;
+    for conversation in ["takes-the-warm-one", "needs-the-image"] {
+        let answer = in_time(&client, conversation, "1").await?;
+        assert_eq!(
+            (answer.result(), answer.session()),
+            ("1", "new"),
+            "{}",
+            answer.text
+        );
+    }
+    greenroom.wait_warm(1).await?;
+    docker.untag("greenroom/").await?;
+    in_time(&client, "takes-the-last-one", "1").await?;
+    let missed = in_time(&client, "finds-no-image", "1").await?;
+    not_ready(&greenroom, "image \"greenroom/base:trixie\" is not there").await?;
+    assert!(missed.is_error, "{}", missed.text);
+    let known = in_time(&client, "takes-the-last-one", "2").await?;
+    assert_eq!(
+        (known.result(), known.session()),
+        ("2", "existing"),
+        "{}",
+        known.text
+    );
+    client.close().await?;
+    greenroom.finish().await?;
+    engine.finish().await
+}
+
+#[tokio::test]
+async fn a_host_whose_disk_is_full_costs_writes_and_says_so() -> Result<()> {
+    let engine = PrivateEngine::start_on_disk(LiveRestore::On, "1500m").await?;
+    let greenroom = Greenroom::start(&on(&engine, "claim_wait = \"20s\"\n")).await?;
+    let client = greenroom.client(Era::Modern).await?;
+    let conversation = "writes-to-a-full-disk";
+    in_time(&client, conversation, "x = 41").await?;
+    greenroom.wait_warm(1).await?;
+    engine.disk()?.fill()?;
+    let write = "n = open('f', 'wb').write(b'x' * (64 << 20))";
+    let written = in_time(&client, conversation, write).await?;
+    assert_eq!(written.status(), "error", "{}", written.text);
+    assert!(
+        written.text.contains("No space left on device"),
+        "{}",
+        written.text
+    );
+    let after = in_time(&client, conversation, "x").await?;
+    assert_eq!(
+        (after.result(), after.session()),
+        ("41", "existing"),
+        "{}",
+        after.text
+    );
+    // The engine cannot so much as rename the warm one.
+    let new = in_time(&client, "needs-some-room", "1").await?;
+    assert!(
+        new.is_error && new.text.contains("could be made within"),
+        "{}",
+        new.text
+    );
+    not_ready(&greenroom, "no space left on device").await?;
+    engine.disk()?.clear()?;
+    let new = in_time(&client, "needs-some-room", "1").await?;
+    assert_eq!((new.result(), new.session()), ("1", "new"), "{}", new.text);
+    // What was claimed in vain ends itself.
+    greenroom.wait_warm(1).await?;
+    let docker = engine.docker().await?;
+    let began = Instant::now();
+    while docker.unadopted(greenroom.deployment()).await?.len() > 1 {
+        ensure!(began.elapsed() < SWEPT, "what was claimed in vain is still there");
+        sleep(Duration::from_millis(200)).await;
+    }
+    client.close().await?;
+    greenroom.finish().await?;
+    engine.finish().await
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_missing_is_named() -> Result<()> {
+    let mut engine = PrivateEngine::start(LiveRestore::On).await?;
+    engine.forget_runtimes()?;
+    engine.restart().await?;
+    let greenroom = Greenroom::start_unready(&on(&engine, "claim_wait = \"5s\"\n")).await?;
+    let client = greenroom.client(Era::Modern).await?;
+    let missed = in_time(&client, "finds-no-runtime", "1").await?;
+    not_ready(&greenroom, "the engine has no runtime \"runsc-4g\"").await?;
+    assert!(missed.is_error, "{}", missed.text);
+    client.close().await?;
+    greenroom.finish().await?;
+    engine.finish().await
 }
