@@ -18,7 +18,10 @@ mod metadata;
 mod pools;
 mod tls;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, LazyLock},
+};
 
 use axum::{
     Extension, Router,
@@ -110,6 +113,7 @@ fn router(app: App, config: &Config, address: SocketAddr) -> Router {
         .route_layer(asked.clone())
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
+        .route("/openapi.json", get(openapi))
         .merge(metadata::routes())
         .fallback(|| async { (StatusCode::NOT_FOUND, "Not Found: MCP is at /mcp\n") })
         .with_state(shared)
@@ -134,6 +138,13 @@ fn apart(app: &App, config: &Config, address: SocketAddr) -> Router {
         .layer(middleware::from_fn_with_state(config.http.tls.is_some(), arrive))
         .layer(middleware::from_fn_with_state(guard, check))
         .layer(middleware::from_fn(trace))
+}
+
+/// What the data plane is, for generators of clients. Nobody's secret: it is in the repository.
+async fn openapi() -> Response {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", crate::rest::openapi::document()));
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    (json, DOCUMENT.as_str()).into_response()
 }
 
 /// Where TLS ends here nobody else can say how a request came.

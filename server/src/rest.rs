@@ -7,7 +7,9 @@
 //!                form      which file a part of an upload is
 //!             ◀─ execution what came of a run   ┐
 //!             ◀─ listing   files                ├ strict, one shape a dialect
+//!             ◀─ session   sessions             │
 //!             ◀─ fault     why not              ┘
+//!                openapi   all of it as a document
 //! ```
 //! Three dialects are spoken by software that is installed: A0 (`python/…`), A (`code/execute`, `files/upload`) and
 //! B (`executions`, `files`). They are one set of operations; only the shapes differ, and the path decides which.
@@ -20,4 +22,6 @@ pub(crate) mod fault;
 pub(crate) mod form;
 pub(crate) mod listing;
 pub(crate) mod news;
+pub(crate) mod openapi;
+pub(crate) mod session;
 pub(crate) mod shell;

@@ -293,26 +293,6 @@ const fn name(operation: &Operation) -> &'static str {
     }
 }
 
-/// What an operation's caller has to be allowed. A session that is named is its caller's own, so ending it is as running
-/// in it, on whatever path; what a pool is may be known by everybody who may use it.
-const fn needed(operation: &Operation) -> Option<Scope> {
-    match operation {
-        Operation::Execute
-        | Operation::Poll(_)
-        | Operation::Session
-        | Operation::EndSession
-        | Operation::StopSession => Some(Scope::Run),
-        Operation::Upload
-        | Operation::Put(_)
-        | Operation::List
-        | Operation::Describe(_)
-        | Operation::Download(_)
-        | Operation::Delete(_) => Some(Scope::Files),
-        Operation::Sessions | Operation::Log => Some(Scope::Admin),
-        Operation::Pool => None,
-    }
-}
-
 async fn answer(
     front: &Front,
     identity: &Identity,
@@ -323,7 +303,7 @@ async fn answer(
     let rest = &front.rest;
     // First of all: who may not use a pool does not even hear whether there is one.
     identity.may_use(&address.pool)?;
-    if let Some(scope) = needed(&address.operation) {
+    if let Some(scope) = address.operation.scope() {
         identity.may(scope)?;
     }
     let principal = &identity.principal;

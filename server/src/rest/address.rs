@@ -1,6 +1,7 @@
 //! What a request is: its pool, its operation, its dialect, read from method, path and query.
 
 use crate::{
+    auth::Scope,
     conversation::ConversationId,
     rest::fault::{Code, Fault},
 };
@@ -57,6 +58,26 @@ pub(crate) enum Operation {
     Pool,
     /// What a container's program has written: ours.
     Log,
+}
+
+impl Operation {
+    /// What an operation's caller has to be allowed. A session that is named is its caller's own, so ending it is as running
+    /// in it, on whatever path; what a pool is may be known by everybody who may use it.
+    pub(crate) const fn scope(&self) -> Option<Scope> {
+        match self {
+            Self::Execute | Self::Poll(_) | Self::Session | Self::EndSession | Self::StopSession => {
+                Some(Scope::Run)
+            }
+            Self::Upload
+            | Self::Put(_)
+            | Self::List
+            | Self::Describe(_)
+            | Self::Download(_)
+            | Self::Delete(_) => Some(Scope::Files),
+            Self::Sessions | Self::Log => Some(Scope::Admin),
+            Self::Pool => None,
+        }
+    }
 }
 
 /// A request below a pool's address, before anything of it is known but that.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use greenroom_protocol::{KernelFate, Language, RunError, RunOutcome, RunStatus};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -69,7 +70,7 @@ impl Printed {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Truncated {
     stdout: u64,
@@ -77,10 +78,11 @@ struct Truncated {
 }
 
 /// A result's value.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(rename = "ExecutionResult")]
 enum Shown {
-    Json(Box<RawValue>),
+    Json(#[schemars(with = "serde_json::Value")] Box<RawValue>),
     Text(String),
     Image {
         r#type: &'static str,
@@ -89,9 +91,10 @@ enum Shown {
     },
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Old<'a> {
+#[schemars(rename = "ExecutionA0")]
+pub(crate) struct Old<'a> {
     #[serde(rename = "$id")]
     id: &'a str,
     status: &'static str,
@@ -106,16 +109,18 @@ struct Old<'a> {
     greenroom: &'a News,
 }
 
-#[derive(Serialize)]
-struct Wrapped<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ExecutionA")]
+pub(crate) struct Wrapped<'a> {
     #[serde(rename = "$id")]
     id: &'static str,
     properties: Old<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Modern<'a> {
+#[schemars(rename = "Execution")]
+pub(crate) struct Modern<'a> {
     id: &'a str,
     identifier: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,19 +137,22 @@ struct Modern<'a> {
     greenroom: &'a News,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ExecutionError")]
 struct Nested {
     error: Error,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ExecutionProblem")]
 struct Error {
     code: &'static str,
     message: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ExecutionOutput")]
 struct Output<'a> {
     stdout: &'a str,
     stderr: &'a str,

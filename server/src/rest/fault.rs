@@ -1,7 +1,9 @@
 //! Why a request over REST is not done: a closed set of codes, each with its status, and the envelope around them.
 
 use greenroom_protocol::{Refusal, RefusalKind};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     auth::Denied,
@@ -190,17 +192,45 @@ impl Fault {
 
     /// The body of the answer. Azure's is flat where a pool is full, and its clients read that: ours is both.
     pub(crate) fn envelope(&self, trace: &str) -> Value {
-        let (code, message) = (self.code.as_str(), &self.message);
-        let mut error = json!({ "code": code, "message": message, "traceId": trace });
-        if let Some(target) = &self.target {
-            error["target"] = target.as_str().into();
-        }
-        if self.code == Code::SessionsExceeded {
-            json!({ "code": code, "message": message, "error": error })
-        } else {
-            json!({ "error": error })
-        }
+        let code = self.code.as_str();
+        let is_flat = self.code == Code::SessionsExceeded;
+        let envelope = Envelope {
+            code: is_flat.then_some(code),
+            message: is_flat.then(|| self.message.clone()),
+            error: Problem {
+                code,
+                message: self.message.clone(),
+                target: self.target.clone(),
+                trace_id: trace.to_owned(),
+            },
+        };
+        // There is nothing in it that cannot be written.
+        serde_json::to_value(&envelope).unwrap_or_default()
     }
+}
+
+/// An error's body.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+pub(crate) struct Envelope {
+    /// Beside `error` too, where a pool is full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    error: Problem,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct Problem {
+    code: &'static str,
+    message: String,
+    /// The member, parameter or file that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
+    /// Stands in the server's log, too.
+    trace_id: String,
 }
 
 impl From<Denied> for Fault {
@@ -276,6 +306,8 @@ impl From<&OpenError> for Fault {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn refused(kind: RefusalKind) -> GuestError {

@@ -1,35 +1,131 @@
 //! Files in the shape of each dialect.
 
 use greenroom_protocol::{FileEntry, FileKind};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::{address::Dialect, news::time};
 
 /// What a file is that has no name that tells.
 const BYTES: &str = "application/octet-stream";
 
+/// Dialect B's file or folder.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FileObject {
+    name: String,
+    r#type: FileType,
+    content_type: String,
+    size_in_bytes: u64,
+    last_modified_at: String,
+    /// The folder that it is in, as seen from the one that was asked for; `.` for that one.
+    directory: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum FileType {
+    File,
+    Directory,
+}
+
+/// Dialect B's folder.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Files {
+    value: Vec<FileObject>,
+    /// Always null: a listing has one page.
+    next_link: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    greenroom: Option<Omitted>,
+}
+
+/// What a listing left out.
+#[derive(Serialize, JsonSchema)]
+struct Omitted {
+    /// Entries.
+    omitted: u64,
+}
+
+/// Dialect A's files.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "FilesA")]
+pub(crate) struct Listing {
+    #[serde(rename = "$id")]
+    id: &'static str,
+    value: Vec<Listed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    greenroom: Option<Omitted>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "FileA")]
+struct Listed {
+    #[serde(rename = "$id")]
+    id: String,
+    properties: ListedFile,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "FileAProperties")]
+struct ListedFile {
+    #[serde(rename = "$id")]
+    id: String,
+    filename: String,
+    size: u64,
+    last_modified_time: String,
+}
+
+/// Dialect A0's files; after an upload with the last of them beside.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "FilesA0")]
+pub(crate) struct OldFiles {
+    #[serde(rename = "$id")]
+    id: &'static str,
+    #[serde(rename = "$values")]
+    values: Vec<OldFile>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filename: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    greenroom: Option<Omitted>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "FileA0")]
+struct OldFile {
+    #[serde(rename = "$id")]
+    id: String,
+    filename: String,
+    size: u64,
+    bytes: u64,
+    last_modified_time: String,
+}
+
 /// The answer to an upload.
 pub(crate) fn uploaded(dialect: Dialect, entries: &[FileEntry]) -> Value {
     match (dialect, entries) {
-        (Dialect::B, [.., last]) => object(last, parent(&last.path)),
-        (Dialect::A0, [.., last]) => {
-            let mut answer = old(dialect, entries);
-            answer["filename"] = last.path.as_str().into();
-            answer["bytes"] = last.size.into();
-            answer
-        }
-        _ => old(dialect, entries),
+        (Dialect::B, [.., last]) => value(&object(last, parent(&last.path))),
+        (Dialect::A0, [.., last]) => value(&OldFiles {
+            filename: Some(last.path.clone()),
+            bytes: Some(last.size),
+            ..oldest(entries, 0)
+        }),
+        (Dialect::A0, []) => value(&oldest(entries, 0)),
+        (Dialect::A, _) | (Dialect::B, []) => value(&old(entries, 0)),
     }
 }
 
 /// The answer to a listing of a folder. Dialects A0 and A know regular files directly in the work directory.
 pub(crate) fn listed(dialect: Dialect, folder: &str, entries: &[FileEntry], omitted: u64) -> Value {
-    let mut answer = match dialect {
-        Dialect::A0 | Dialect::A => {
-            let is_listed = |entry: &&FileEntry| entry.kind == FileKind::File && !entry.path.contains('/');
-            let files: Vec<FileEntry> = entries.iter().filter(is_listed).cloned().collect();
-            old(dialect, &files)
-        }
+    let is_listed = |entry: &&FileEntry| entry.kind == FileKind::File && !entry.path.contains('/');
+    let files = || entries.iter().filter(is_listed);
+    match dialect {
+        Dialect::A0 => value(&oldest(files(), omitted)),
+        Dialect::A => value(&old(files(), omitted)),
         Dialect::B => {
             let mut files: Vec<&FileEntry> = entries
                 .iter()
@@ -40,21 +136,21 @@ pub(crate) fn listed(dialect: Dialect, folder: &str, entries: &[FileEntry], omit
                     .cmp(name(&other.path))
                     .then_with(|| one.path.cmp(&other.path))
             });
-            let value: Vec<Value> = files.into_iter().map(|entry| object(entry, folder)).collect();
-            json!({ "value": value, "nextLink": null })
+            value(&Files {
+                value: files.into_iter().map(|entry| object(entry, folder)).collect(),
+                next_link: None,
+                greenroom: Omitted::of(omitted),
+            })
         }
-    };
-    if omitted > 0 {
-        answer["greenroom"] = json!({ "omitted": omitted });
     }
-    answer
 }
 
 /// The answer to the question what one file is.
 pub(crate) fn described(dialect: Dialect, entry: &FileEntry) -> Value {
     match dialect {
-        Dialect::A0 | Dialect::A => old(dialect, std::slice::from_ref(entry)),
-        Dialect::B => object(entry, parent(&entry.path)),
+        Dialect::A0 => value(&oldest([entry], 0)),
+        Dialect::A => value(&old([entry], 0)),
+        Dialect::B => value(&object(entry, parent(&entry.path))),
     }
 }
 
@@ -67,48 +163,76 @@ pub(crate) fn content_type(path: &str) -> String {
     }
 }
 
-fn old(dialect: Dialect, entries: &[FileEntry]) -> Value {
-    let mut ids = 1_usize;
-    let mut id = || {
-        ids += 1;
-        ids.to_string()
-    };
-    let entries: Vec<Value> = entries
-        .iter()
-        .map(|entry| {
-            let (path, size, time) = (&entry.path, entry.size, time(entry.modified_ms));
-            if dialect == Dialect::A0 {
-                return json!({ "$id": id(), "filename": path, "size": size, "bytes": size, "last_modified_time": time });
-            }
-            let outer = id();
-            json!({ "$id": outer, "properties":
-                { "$id": id(), "filename": path, "size": size, "lastModifiedTime": time } })
-        })
-        .collect();
-    let member = if dialect == Dialect::A0 {
-        "$values"
-    } else {
-        "value"
-    };
-    json!({ "$id": "1", member: entries })
+impl Omitted {
+    fn of(omitted: u64) -> Option<Self> {
+        (omitted > 0).then_some(Self { omitted })
+    }
+}
+
+/// Strings and numbers: there is nothing in it that cannot be written.
+fn value(of: &impl Serialize) -> Value {
+    serde_json::to_value(of).unwrap_or_default()
+}
+
+/// Dialect A numbers its objects, the outermost first.
+fn old<'a>(entries: impl IntoIterator<Item = &'a FileEntry>, omitted: u64) -> Listing {
+    let entries = entries.into_iter().zip((2_usize..).step_by(2));
+    Listing {
+        id: "1",
+        value: entries
+            .map(|(entry, id)| Listed {
+                id: id.to_string(),
+                properties: ListedFile {
+                    id: (id + 1).to_string(),
+                    filename: entry.path.clone(),
+                    size: entry.size,
+                    last_modified_time: time(entry.modified_ms),
+                },
+            })
+            .collect(),
+        greenroom: Omitted::of(omitted),
+    }
+}
+
+/// Dialect A0, too.
+fn oldest<'a>(entries: impl IntoIterator<Item = &'a FileEntry>, omitted: u64) -> OldFiles {
+    let entries = entries.into_iter().zip(2_usize..);
+    OldFiles {
+        id: "1",
+        values: entries
+            .map(|(entry, id)| OldFile {
+                id: id.to_string(),
+                filename: entry.path.clone(),
+                size: entry.size,
+                bytes: entry.size,
+                last_modified_time: time(entry.modified_ms),
+            })
+            .collect(),
+        filename: None,
+        bytes: None,
+        greenroom: Omitted::of(omitted),
+    }
 }
 
 /// Dialect B's object; its folder is told as seen from another.
-fn object(entry: &FileEntry, from: &str) -> Value {
+fn object(entry: &FileEntry, from: &str) -> FileObject {
     let folder = parent(&entry.path);
     let below = folder
         .strip_prefix(from)
         .unwrap_or(folder)
         .trim_start_matches('/');
-    let is_folder = entry.kind == FileKind::Directory;
-    json!({
-        "name": name(&entry.path),
-        "type": if is_folder { "directory" } else { "file" },
-        "contentType": if is_folder { BYTES.to_owned() } else { content_type(&entry.path) },
-        "sizeInBytes": entry.size,
-        "lastModifiedAt": time(entry.modified_ms),
-        "directory": if below.is_empty() { "." } else { below },
-    })
+    let (r#type, content_type) = match entry.kind {
+        FileKind::Directory => (FileType::Directory, BYTES.to_owned()),
+        FileKind::File | FileKind::Symlink | FileKind::Other => (FileType::File, content_type(&entry.path)),
+    };
+    FileObject {
+        name: name(&entry.path).to_owned(),
+        r#type,
+        content_type,
+        size_in_bytes: entry.size,
+        last_modified_at: time(entry.modified_ms),
+        directory: if below.is_empty() { "." } else { below }.to_owned(),
+    }
 }
 
 fn name(path: &str) -> &str {
@@ -121,6 +245,8 @@ fn parent(path: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const TIME: &str = "2026-11-23T12:45:27.000Z";

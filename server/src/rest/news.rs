@@ -2,10 +2,11 @@
 
 use chrono::{DateTime, SecondsFormat};
 use greenroom_protocol::{FilesFate, Standing};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// The added member `greenroom`: there only where there is something to tell.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct News {
     /// `new` or `restarted`.

@@ -16,6 +16,7 @@ use crate::{
         address::{Address, Operation},
         fault::{Code, Fault},
         news::time,
+        session::{SessionObject, SessionPage},
     },
     sessions::{Provenance, Reset, Session, Terms},
 };
@@ -47,20 +48,20 @@ fn now() -> u64 {
 }
 
 /// A session as it is shown; `None` where it has ended meanwhile.
-async fn seen(rest: &Rest, identifier: &str, session: &Session) -> Option<Value> {
+async fn seen(rest: &Rest, identifier: &str, session: &Session) -> Option<SessionObject> {
     let LeaseState::Bound(lease) = session.guest.lease_state().await.ok()? else {
         return None;
     };
     let now = now();
     let ends = time(now.saturating_add(lease.ends_in_ms));
-    Some(json!({
-        "identifier": identifier,
-        "etag": etag(rest, session),
-        "createdAt": time(now.saturating_sub(lease.age_ms)),
-        "lastAccessedAt": time(now.saturating_sub(lease.idle_ms)),
-        "expiresAt": ends,
-        "expireAt": ends,
-    }))
+    Some(SessionObject {
+        identifier: identifier.to_owned(),
+        etag: etag(rest, session),
+        created_at: time(now.saturating_sub(lease.age_ms)),
+        last_accessed_at: time(now.saturating_sub(lease.idle_ms)),
+        expires_at: ends.clone(),
+        expire_at: ends,
+    })
 }
 
 fn etag(rest: &Rest, session: &Session) -> String {
@@ -72,7 +73,7 @@ pub(super) async fn show(call: &Call) -> Result<Answer, Fault> {
     let body = seen(&call.rest, &call.identifier, &session)
         .await
         .ok_or_else(none)?;
-    let mut response = json(body.to_string());
+    let mut response = json(serde_json::to_vec(&body).unwrap_or_default());
     put(response.headers_mut(), ETAG, &etag(&call.rest, &session));
     Ok(call.found(response, &session, &session.standing))
 }
@@ -154,13 +155,13 @@ pub(super) async fn list(
 ) -> Result<Answer, Fault> {
     let known = rest.shared.roll.of(pool, principal);
     let looked = stream::iter(known).map(|conversation| looked_at(rest, pool, principal, conversation));
-    let all: Vec<Value> = looked
+    let all: Vec<SessionObject> = looked
         .buffered(LOOKS)
         .filter_map(async |found| found)
         .collect()
         .await;
     let skip = address.query.skip.min(all.len());
-    let page: Vec<Value> = all[skip..].iter().take(PAGE).cloned().collect();
+    let page: Vec<SessionObject> = all[skip..].iter().take(PAGE).cloned().collect();
     let next = skip + page.len();
     let version = address
         .query
@@ -174,9 +175,14 @@ pub(super) async fn list(
         "listSessions"
     };
     let link = (next < all.len()).then(|| format!("{base}/{path}?{version}skip={next}"));
-    let body = json!({ "value": page, "sessions": page, "count": page.len(), "nextLink": link });
+    let body = SessionPage {
+        count: page.len(),
+        sessions: page.clone(),
+        value: page,
+        next_link: link,
+    };
     Ok(Answer {
-        response: json(body.to_string()),
+        response: json(serde_json::to_vec(&body).unwrap_or_default()),
         owed: None,
         session: "none",
     })
@@ -187,7 +193,7 @@ async fn looked_at(
     pool: &PoolName,
     principal: &Principal,
     conversation: ConversationId,
-) -> Option<Value> {
+) -> Option<SessionObject> {
     let key = SessionKey {
         pool: pool.clone(),
         principal: principal.clone(),
