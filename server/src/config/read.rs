@@ -122,9 +122,9 @@ impl Loaded {
 
 fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
     let auth = auth(from);
+    let listen = listen(from, &auth);
     let config = Config {
-        listen: listen(from, &auth),
-        auth,
+        listen,
         tools: from.take("tools", Tools(ToolName::STANDARD.to_vec())).0,
         aliases: from.take("aliases", Aliases::None),
         errors: from.take("errors", ErrorStyle::Result),
@@ -141,8 +141,9 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
             allowed_origins: from.take("http.allowed_origins", Vec::new()),
             sse: from.take("http.sse", true),
             tls: tls(from),
-            forward_listen: None,
+            forward_listen: forward_listen(from, listen, &auth),
         },
+        auth,
         conversation: conversation(from),
         limits: limits(from),
         links: links(from),
@@ -150,8 +151,6 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
         pools: BTreeMap::new(),
         default_pool: default_pool_name(),
     };
-    let mut config = config;
-    config.http.forward_listen = forward_listen(from, &config);
     let pools = pools(from, config.engine.runtime, inputs);
     Config {
         default_pool: default_pool(from, &pools),
@@ -245,13 +244,13 @@ fn listen(from: &mut Layers, auth: &AuthConfig) -> SocketAddr {
 }
 
 /// As public as `listen` may be, and never the same.
-fn forward_listen(from: &mut Layers, config: &Config) -> Option<SocketAddr> {
-    let (listen, source) = from.take_from("http.forward_listen", None::<SocketAddr>);
-    let address = listen?;
-    if !address.ip().is_loopback() && config.auth.required == Required::Never {
+fn forward_listen(from: &mut Layers, listen: SocketAddr, auth: &AuthConfig) -> Option<SocketAddr> {
+    let (apart, source) = from.take_from("http.forward_listen", None::<SocketAddr>);
+    let address = apart?;
+    if !address.ip().is_loopback() && auth.required == Required::Never {
         let message = format!("{address} is not a loopback address: there auth.required cannot be \"never\"");
         from.problem(source, "http.forward_listen", message);
-    } else if address.port() != 0 && address.port() == config.listen.port() {
+    } else if address.port() != 0 && address.port() == listen.port() {
         let message = "needs a port that listen does not have, to be another origin".to_owned();
         from.problem(source, "http.forward_listen", message);
     }
