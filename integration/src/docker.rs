@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use bollard::{
     API_DEFAULT_VERSION, Docker as Api,
+    errors::Error,
     models::{ContainerSummary, ContainerSummaryStateEnum},
     query_parameters::{
         ListContainersOptionsBuilder, ListImagesOptions, RemoveContainerOptionsBuilder,
@@ -130,7 +131,14 @@ impl Docker {
         // Mostly it is not frozen, and that is what the engine says.
         drop(self.0.unpause_container(id).await);
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        Ok(self.0.remove_container(id, Some(options)).await?)
+        match self.0.remove_container(id, Some(options)).await {
+            // Gone, or on its way: whoever else removes it was first.
+            Err(Error::DockerResponseServerError {
+                status_code: 404 | 409,
+                ..
+            }) => Ok(()),
+            removed => Ok(removed?),
+        }
     }
 
     /// The engine's own API, for what a test breaks by hand.
