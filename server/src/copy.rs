@@ -4,7 +4,6 @@ use std::{
     io,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::Arc,
 };
 
 use tokio::{
@@ -14,12 +13,10 @@ use tokio::{
 use tokio_util::io::ReaderStream;
 
 use crate::{
-    config::{Config, PoolConfig},
-    conversation::{BadConversationId, ConversationId, PoolName, Principal, SessionKey},
+    alone::{Alone, AloneError},
+    config::Config,
     guest::{FileRead, GuestError, Upload, WriteMode},
-    mcp::{self, BadConversation},
-    serve::{ServeError, Server},
-    sessions::{OpenError, Session, Terms},
+    sessions::{OpenError, Session},
 };
 
 /// Bytes that are read at a time.
@@ -56,24 +53,15 @@ pub enum CopyError {
     /// Both ends are here, or both there.
     #[error("one of the two must be CONVERSATION:PATH and the other a file of this machine, or -")]
     Ends,
-    /// No such pool.
-    #[error("there is no pool {0:?}")]
-    Pool(String),
-    /// No such conversation can be.
+    /// The conversation, or a server for it.
     #[error(transparent)]
-    Id(#[from] BadConversationId),
-    /// The same, for an id that looks as if we had minted it.
-    #[error(transparent)]
-    Garbled(#[from] BadConversation),
+    Alone(#[from] AloneError),
     /// There is nothing to copy from.
     #[error("the conversation has no sandbox")]
     NoSandbox,
     /// The path names no file.
     #[error("{0:?} names no file")]
     NoFile(String),
-    /// The engine or the state directory.
-    #[error(transparent)]
-    Serve(#[from] ServeError),
     /// The session.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -90,52 +78,28 @@ pub enum CopyError {
 ///
 /// # Errors
 /// [`CopyError`].
-pub async fn copy(mut config: Config, from: &End, to: &End, pool: Option<&str>) -> Result<u64, CopyError> {
+pub async fn copy(config: Config, from: &End, to: &End, pool: Option<&str>) -> Result<u64, CopyError> {
     let ((End::There(conversation, _), End::Here(_) | End::Standard)
     | (End::Here(_) | End::Standard, End::There(conversation, _))) = (from, to)
     else {
         return Err(CopyError::Ends);
     };
-    let wanted = pool.unwrap_or(config.default_pool.as_str()).to_owned();
-    // Nothing is kept warm for a process that ends at once.
-    config.pools.retain(|name, _| name.as_str() == wanted);
-    let (name, pool) = config.pools.iter_mut().next().ok_or(CopyError::Pool(wanted))?;
-    pool.warm = 0;
-    let (name, pool) = (name.clone(), pool.clone());
-    config.default_pool = name.clone();
-    let server = Server::start(Arc::new(config)).await?;
-    let copied = between(&server, conversation, (&name, &pool), from, to).await;
-    server.end().await;
+    let alone = Alone::start(config, pool, conversation).await?;
+    let copied = between(&alone, from, to).await;
+    alone.end().await;
     copied
 }
 
-async fn between(
-    server: &Server,
-    conversation: &str,
-    (name, pool): (&PoolName, &PoolConfig),
-    from: &End,
-    to: &End,
-) -> Result<u64, CopyError> {
-    let (conversation, provenance) = mcp::typed(server.secret(), &ConversationId::parse(conversation)?)?;
-    let key = SessionKey {
-        pool: name.clone(),
-        principal: Principal::Local,
-        conversation,
-    };
+async fn between(alone: &Alone, from: &End, to: &End) -> Result<u64, CopyError> {
     match (from, to) {
         (End::There(_, path), to) => {
-            let session = server.sessions().look(&key).await?;
+            let session = alone.sessions().look(&alone.key).await?;
             fetch(&session.ok_or(CopyError::NoSandbox)?, path, to).await
         }
         (from, End::There(_, path)) => {
             let path = target(from, path)?;
             let source = Source::open(from).await?;
-            let terms = Terms {
-                idle: pool.idle,
-                lifetime: pool.lifetime,
-                provenance,
-            };
-            let session = server.sessions().open(&key, terms).await?;
+            let session = alone.sessions().open(&alone.key, alone.terms).await?;
             let written = session
                 .guest
                 .write_file(&path, WriteMode::Replace, source.0)

@@ -114,6 +114,17 @@ pub struct Found {
     pub strays: Vec<SandboxId>,
 }
 
+impl Found {
+    /// Ended sandboxes of the session, the one that still has its name first.
+    pub fn tombstones(self) -> impl Iterator<Item = Tombstone> {
+        let named = match self.place {
+            Place::Exited(tombstone) => Some(tombstone),
+            Place::Running(_) | Place::Ending(_) | Place::Absent => None,
+        };
+        named.into_iter().chain(self.tombstone)
+    }
+}
+
 /// What stands under a session's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {

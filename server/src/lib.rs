@@ -36,6 +36,7 @@
 //! | [`attach`] | `greenroom stdio` and the server that it attaches to, over a unix socket |
 //! | [`links`] | files in and out by signed addresses, past the model |
 //! | [`copy`] | `greenroom cp`: the same without a server |
+//! | [`alone`] | a server in this process for one conversation: for `cp` and `forward` |
 //! | [`share`] | the one folder of this machine that stdio may copy from and to |
 //! | `rest` | the data plane of Azure's dynamic sessions: requests read, answers shaped, purely |
 //! | [`forward`] | requests that go on to the program of a container: headers, kept connections |
@@ -65,6 +66,7 @@
 //! here owns a bound sandbox: it belongs to its conversation and ends itself; a server holds channels only, and
 //! can be killed at any moment.
 
+pub mod alone;
 pub mod archive;
 pub mod attach;
 pub mod auth;

@@ -365,11 +365,7 @@ impl Sessions {
         name: &SessionName,
     ) -> Result<Option<(SandboxId, Option<LastWords>)>, OpenError> {
         let found = self.shared.find(name).await?;
-        let tombstone = match found.place {
-            Place::Exited(tombstone) => Some(tombstone),
-            Place::Running(_) | Place::Ending(_) | Place::Absent => found.tombstone,
-        };
-        let Some(Tombstone { id, .. }) = tombstone else {
+        let Some(Tombstone { id, .. }) = found.tombstones().next() else {
             return Ok(None);
         };
         let words = self.shared.engine.last_words(&id).await?;
@@ -386,24 +382,17 @@ impl Sessions {
         name: &SessionName,
         id: &SandboxId,
         patience: Duration,
-    ) -> Result<Option<(SandboxId, RestartReason, Option<LastWords>)>, OpenError> {
+    ) -> Result<Option<(RestartReason, Option<LastWords>)>, OpenError> {
         if !self.shared.has_ended(name, id, patience).await? {
             return Ok(None);
         }
         let found = self.shared.find(name).await?;
-        let tombstones = match found.place {
-            Place::Exited(tombstone) => [Some(tombstone), found.tombstone],
-            Place::Running(_) | Place::Ending(_) | Place::Absent => [None, found.tombstone],
-        };
-        let its = tombstones
-            .into_iter()
-            .flatten()
-            .find(|tombstone| tombstone.id == *id);
+        let its = found.tombstones().find(|tombstone| tombstone.id == *id);
         let Some(reason) = its.and_then(|tombstone| tombstone.fate.reason()) else {
             return Ok(None);
         };
         let words = self.shared.engine.last_words(id).await?;
-        Ok(Some((id.clone(), reason, words)))
+        Ok(Some((reason, words)))
     }
 
     fn session(&self, name: SessionName, bond: Bond) -> Session {

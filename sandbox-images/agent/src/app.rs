@@ -234,15 +234,9 @@ impl App {
         } else {
             output.tail().to_vec()
         };
-        let (tail, _) = plain(&tail, After::End);
+        let (mut tail, _) = plain(&tail, After::End);
         if omitted == 0 {
-            head.push_str(&tail);
-            return AppLog {
-                head,
-                omitted,
-                tail: String::new(),
-                end,
-            };
+            head.push_str(&std::mem::take(&mut tail));
         }
         AppLog {
             head,

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     conversation::{PoolName, hex},
-    state_dir::{StateDir, StateError},
+    state_dir::{self, StateDir, StateError},
 };
 
 /// The file's name.
@@ -325,7 +325,8 @@ impl KeyFile {
         let mut suffix = [0; 8];
         getrandom::fill(&mut suffix)?;
         let draft = self.path.with_file_name(format!(".{NAME}-{}", hex(&suffix)));
-        let replaced = draft_of(&draft, &text).and_then(|()| fs::rename(&draft, &self.path));
+        let replaced =
+            state_dir::write(&draft, text.as_bytes()).and_then(|()| fs::rename(&draft, &self.path));
         if replaced.is_err() {
             drop(fs::remove_file(&draft));
         }
@@ -333,16 +334,6 @@ impl KeyFile {
         // Until the folder is on the disk, too, a crash could bring a revoked key back.
         File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
     }
-}
-
-fn draft_of(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
 }
 
 fn record(written: Written) -> Option<Record> {

@@ -17,12 +17,11 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, PoolConfig},
-    conversation::{BadConversationId, ConversationId, PoolName, Principal, SessionKey},
+    alone::{Alone, AloneError},
+    config::Config,
+    conversation::SessionKey,
     guest::{GuestError, Tunnel},
-    mcp::{self, BadConversation},
-    serve::{ServeError, Server},
-    sessions::{OpenError, Terms},
+    sessions::{OpenError, Sessions, Terms},
 };
 
 /// Connections at once; each is a stream of the agent's, which has 64.
@@ -59,18 +58,9 @@ impl FromStr for Line {
 /// Why nothing is forwarded.
 #[derive(Debug, thiserror::Error)]
 pub enum LineError {
-    /// No such pool.
-    #[error("there is no pool {0:?}")]
-    Pool(String),
-    /// No such conversation can be.
+    /// The conversation, or a server for it.
     #[error(transparent)]
-    Id(#[from] BadConversationId),
-    /// The same, for an id that looks as if we had minted it.
-    #[error(transparent)]
-    Garbled(#[from] BadConversation),
-    /// The engine or the state directory.
-    #[error(transparent)]
-    Serve(#[from] ServeError),
+    Alone(#[from] AloneError),
     /// The session.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -88,45 +78,23 @@ pub enum LineError {
 /// # Errors
 /// [`LineError`].
 pub async fn forward(
-    mut config: Config,
+    config: Config,
     pool: Option<&str>,
     conversation: &str,
     lines: &[Line],
     ready: impl FnOnce(&[Line]),
 ) -> Result<(), LineError> {
-    let wanted = pool.unwrap_or(config.default_pool.as_str()).to_owned();
-    config.pools.retain(|name, _| name.as_str() == wanted);
-    let (name, pool) = config.pools.iter_mut().next().ok_or(LineError::Pool(wanted))?;
-    // Nothing is kept warm for one conversation.
-    pool.warm = 0;
-    let (name, pool) = (name.clone(), pool.clone());
-    config.default_pool = name.clone();
-    let server = Server::start(Arc::new(config)).await?;
-    let served = serve(&server, (&name, &pool), conversation, lines, ready).await;
-    server.end().await;
+    let alone = Alone::start(config, pool, conversation).await?;
+    let served = serve(&alone, lines, ready).await;
+    alone.end().await;
     served
 }
 
-async fn serve(
-    server: &Server,
-    (name, pool): (&PoolName, &PoolConfig),
-    conversation: &str,
-    lines: &[Line],
-    ready: impl FnOnce(&[Line]),
-) -> Result<(), LineError> {
-    let (conversation, provenance) = mcp::typed(server.secret(), &ConversationId::parse(conversation)?)?;
+async fn serve(alone: &Alone, lines: &[Line], ready: impl FnOnce(&[Line])) -> Result<(), LineError> {
     let session = Arc::new(Caller {
-        sessions: server.sessions().clone(),
-        key: SessionKey {
-            pool: name.clone(),
-            principal: Principal::Local,
-            conversation,
-        },
-        terms: Terms {
-            idle: pool.idle,
-            lifetime: pool.lifetime,
-            provenance,
-        },
+        sessions: alone.sessions().clone(),
+        key: alone.key.clone(),
+        terms: alone.terms,
     });
     let (mut listeners, mut bound) = (Vec::new(), Vec::new());
     for line in lines {
@@ -174,7 +142,7 @@ async fn accept(listener: TcpListener, inside: u16, caller: Arc<Caller>, places:
 
 /// Whose sandbox it is.
 struct Caller {
-    sessions: crate::sessions::Sessions,
+    sessions: Sessions,
     key: SessionKey,
     terms: Terms,
 }

@@ -16,6 +16,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use greenroom_protocol::{
     ArchiveFault, EndReason, Ended, FilesFate, Hello, LeaseRequest, LeaseState, RefusalKind, RestartReason,
 };
@@ -200,22 +201,18 @@ impl Opening {
     /// one would silently take its place. A sandbox cannot claim to be another session's: only who was bound to it
     /// knows its digest.
     async fn bring_back(&self, strays: &[SandboxId]) -> Result<bool, OpenError> {
-        for id in strays.iter().take(STRAYS) {
-            let asked = async {
-                let guest = self.shared.reach(&self.name, id).await?;
-                guest.hello().await
-            };
+        let asked = strays.iter().take(STRAYS).map(async |id| {
+            let hello = async { self.shared.reach(&self.name, id).await?.hello().await };
             // One that says nothing is not to hold up conversations whose it is not.
-            let Ok(Ok(hello)) = timeout(STRAY, asked).await else {
-                continue;
-            };
-            if matches!(hello.lease, LeaseState::Bound(view) if view.key == self.name.digest()) {
-                tracing::warn!(session = self.name.short(), sandbox = %id, "somebody has renamed it; it gets its name back");
-                self.shared.engine.put_back(id, &self.name).await?;
-                return Ok(true);
-            }
-        }
-        Ok(false)
+            let hello = timeout(STRAY, hello).await.ok()?.ok()?;
+            matches!(hello.lease, LeaseState::Bound(view) if view.key == self.name.digest()).then_some(id)
+        });
+        let Some(id) = join_all(asked).await.into_iter().flatten().next() else {
+            return Ok(false);
+        };
+        tracing::warn!(session = self.name.short(), sandbox = %id, "somebody has renamed it; it gets its name back");
+        self.shared.engine.put_back(id, &self.name).await?;
+        Ok(true)
     }
 
     /// Asks a sandbox that has the session's name.

@@ -247,6 +247,22 @@ impl fmt::Debug for FakeEngine {
     }
 }
 
+impl FakeEngine {
+    async fn name(&self, op: Op, id: &SandboxId, name: &SessionName) -> Result<Adoption, EngineError> {
+        let (id, name) = (id.clone(), name.to_string());
+        self.call(op, move |world| {
+            world.changing(|state| {
+                state.there(&id)?;
+                Ok(match state.rename(&id, name) {
+                    Ok(()) => Adoption::Adopted,
+                    Err(_taken) => Adoption::Taken,
+                })
+            })
+        })
+        .await
+    }
+}
+
 #[async_trait]
 impl Engine for FakeEngine {
     async fn prepare(&self, image: &str) -> Result<String, EngineError> {
@@ -313,31 +329,11 @@ impl Engine for FakeEngine {
     }
 
     async fn adopt(&self, id: &SandboxId, name: &SessionName) -> Result<Adoption, EngineError> {
-        let (id, name) = (id.clone(), name.to_string());
-        self.call(Op::Adopt, move |world| {
-            world.changing(|state| {
-                state.there(&id)?;
-                Ok(match state.rename(&id, name) {
-                    Ok(()) => Adoption::Adopted,
-                    Err(_taken) => Adoption::Taken,
-                })
-            })
-        })
-        .await
+        self.name(Op::Adopt, id, name).await
     }
 
     async fn put_back(&self, id: &SandboxId, name: &SessionName) -> Result<Adoption, EngineError> {
-        let (id, name) = (id.clone(), name.to_string());
-        self.call(Op::PutBack, move |world| {
-            world.changing(|state| {
-                state.there(&id)?;
-                Ok(match state.rename(&id, name) {
-                    Ok(()) => Adoption::Adopted,
-                    Err(_taken) => Adoption::Taken,
-                })
-            })
-        })
-        .await
+        self.name(Op::PutBack, id, name).await
     }
 
     async fn find(&self, name: &SessionName) -> Result<Found, EngineError> {

@@ -201,9 +201,9 @@ async fn unanswered(call: &Call, session: &Session, port: u16, why: &Unanswered)
     };
     if !lives(&session.guest).await {
         let sessions = &call.shared().sessions;
-        if let Ok(Some((id, reason, words))) = sessions.end_of(&session.name, session.guest.id(), ENDS).await
-        {
-            call.shared().forward.told_of(&id);
+        let id = session.guest.id();
+        if let Ok(Some((reason, words))) = sessions.end_of(&session.name, id, ENDS).await {
+            call.shared().forward.told_of(id);
             if is_the_programs(reason) {
                 return gone(reason, words.as_ref());
             }
