@@ -15,7 +15,7 @@ pub use self::{
     gate::{Gate, GateError, Required},
     key::{ApiKey, BadKey, Fingerprint, KeyId},
     key_file::{KeyError, KeyFile, Order, Record},
-    keyring::Keyring,
+    keyring::{Keyring, Keys},
     token::Signing,
 };
 use crate::conversation::{PoolName, Principal};

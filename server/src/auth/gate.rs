@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::SystemTime};
 use http::{HeaderMap, header};
 
 use super::{
-    Identity, KeyError, KeyFile, Keyring,
+    Identity, KeyError, KeyFile, Keyring, Keys,
     issuer::{self, Issuer},
 };
 use crate::config::Config;
@@ -227,7 +227,7 @@ impl Gate {
                 .map(Issuer::new)
                 .collect::<Result<_, _>>()?,
         };
-        let nobody = gate.checkable() == Checkable::No && gate.reach == Reach::Network;
+        let nobody = gate.checkable(&gate.keyring.now()) == Checkable::No && gate.reach == Reach::Network;
         if nobody && gate.required != Required::Always {
             let listen = config.listen;
             return Err(GateError::Nobody { listen });
@@ -238,11 +238,15 @@ impl Gate {
     /// What is demanded now: the first key that is made changes it.
     #[must_use]
     pub fn demand(&self) -> Demand {
-        demand(self.required, self.reach, self.checkable())
+        self.demand_of(&self.keyring.now())
     }
 
-    fn checkable(&self) -> Checkable {
-        if !self.issuers.is_empty() || self.keyring.is_in_use() {
+    fn demand_of(&self, keys: &Keys) -> Demand {
+        demand(self.required, self.reach, self.checkable(keys))
+    }
+
+    fn checkable(&self, keys: &Keys) -> Checkable {
+        if !self.issuers.is_empty() || keys.are_in_use() {
             Checkable::Yes
         } else {
             Checkable::No
@@ -254,22 +258,23 @@ impl Gate {
     /// # Errors
     /// It is not let in.
     pub async fn admit(&self, headers: &HeaderMap, now: SystemTime) -> Result<Identity, Refusal> {
-        let demand = self.demand();
+        let keys = self.keyring.now();
+        let demand = self.demand_of(&keys);
         let checked = match demand {
             Demand::Nothing => Checked::Nothing,
-            Demand::Truth | Demand::Credential => self.check(&Presented::read(headers), now).await,
+            Demand::Truth | Demand::Credential => self.check(&keys, &Presented::read(headers), now).await,
         };
         decide(demand, checked)
     }
 
-    async fn check(&self, presented: &Presented, now: SystemTime) -> Checked {
+    async fn check(&self, keys: &Keys, presented: &Presented, now: SystemTime) -> Checked {
         match presented {
             Presented::Nothing => Checked::Nothing,
             Presented::Unreadable => Checked::Bad,
             Presented::One(credential) => {
                 let identity = match issuer::of(&self.issuers, credential) {
                     Some(issuer) => issuer.bearer(credential).await,
-                    None => self.keyring.holder(credential, now),
+                    None => keys.holder(credential, now),
                 };
                 identity.map_or(Checked::Bad, Checked::Good)
             }

@@ -21,6 +21,13 @@ pub struct Keyring {
     seen: Mutex<Seen>,
 }
 
+/// The keys at one moment: a request is judged by one state of them, and costs one look.
+#[derive(Debug)]
+pub struct Keys {
+    table: Arc<HashMap<KeyId, Record>>,
+    ever: bool,
+}
+
 /// What the file was when it was read last.
 #[derive(Debug)]
 struct Seen {
@@ -55,31 +62,9 @@ impl Keyring {
         })
     }
 
-    /// Whether keys are in use: there is a file of them, or there was one in this server's life. Not whether it has
-    /// any in it: the last one's revocation must not open the door to everybody.
-    #[must_use]
-    pub fn is_in_use(&self) -> bool {
-        self.look();
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).ever
-    }
-
-    /// Who presents this credential. The work is the same whether or not it is one, and names one: a hash and a
-    /// comparison.
-    #[must_use]
-    pub fn holder(&self, credential: &str, now: SystemTime) -> Option<Identity> {
-        let keys = self.look();
-        let presented = Fingerprint::of(credential);
-        let record = KeyId::named_by(credential).and_then(|id| keys.get(&id));
-        let nobodys = Fingerprint::of("");
-        let kept = record.map_or(nobodys, |record| record.fingerprint);
-        let is_right = kept.matches(&presented);
-        record
-            .filter(|record| is_right && !record.is_expired(now))
-            .map(identity)
-    }
-
     /// The keys as they are now.
-    fn look(&self) -> Arc<HashMap<KeyId, Record>> {
+    #[must_use]
+    pub fn now(&self) -> Keys {
         let stamp = self.file.stamp();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match stamp {
@@ -88,7 +73,33 @@ impl Keyring {
             Ok(None) if !seen.ever => {}
             Ok(_) | Err(_) => seen.read(&self.file),
         }
-        Arc::clone(&seen.keys)
+        Keys {
+            table: Arc::clone(&seen.keys),
+            ever: seen.ever,
+        }
+    }
+}
+
+impl Keys {
+    /// Whether keys are in use: there is a file of them, or there was one in this server's life. Not whether it has
+    /// any in it: the last one's revocation must not open the door to everybody.
+    #[must_use]
+    pub const fn are_in_use(&self) -> bool {
+        self.ever
+    }
+
+    /// Who presents this credential. The work is the same whether or not it is one, and names one: a hash and a
+    /// comparison.
+    #[must_use]
+    pub fn holder(&self, credential: &str, now: SystemTime) -> Option<Identity> {
+        let presented = Fingerprint::of(credential);
+        let record = KeyId::named_by(credential).and_then(|id| self.table.get(&id));
+        let nobodys = Fingerprint::of("");
+        let kept = record.map_or(nobodys, |record| record.fingerprint);
+        let is_right = kept.matches(&presented);
+        record
+            .filter(|record| is_right && !record.is_expired(now))
+            .map(identity)
     }
 }
 
@@ -169,19 +180,19 @@ mod tests {
     fn what_commands_do_holds_from_the_next_look_on() {
         let (_temp, file, ring) = ring();
         let now = SystemTime::now();
-        assert!(!ring.is_in_use());
+        assert!(!ring.now().are_in_use());
         let (first, record) = file.create(order(), now).unwrap();
-        assert!(ring.is_in_use());
-        let holder = ring.holder(first.reveal(), now).unwrap();
+        assert!(ring.now().are_in_use());
+        let holder = ring.now().holder(first.reveal(), now).unwrap();
         assert_eq!(holder.principal, Principal::Key(record.id.to_string()));
         let (second, _) = file.create(order(), now).unwrap();
-        assert!(ring.holder(second.reveal(), now).is_some());
+        assert!(ring.now().holder(second.reveal(), now).is_some());
         file.revoke(&record.id).unwrap();
-        assert_eq!(ring.holder(first.reveal(), now), None);
-        assert!(ring.holder(second.reveal(), now).is_some());
+        assert_eq!(ring.now().holder(first.reveal(), now), None);
+        assert!(ring.now().holder(second.reveal(), now).is_some());
         file.revoke(second.id()).unwrap();
-        assert_eq!(ring.holder(second.reveal(), now), None);
-        assert!(ring.is_in_use(), "the last key's end opens nothing");
+        assert_eq!(ring.now().holder(second.reveal(), now), None);
+        assert!(ring.now().are_in_use(), "the last key's end opens nothing");
     }
 
     #[test]
@@ -200,7 +211,7 @@ mod tests {
             )
             .unwrap();
         let text = key.reveal();
-        let holder = ring.holder(text, now).unwrap();
+        let holder = ring.now().holder(text, now).unwrap();
         assert!(holder.may(Scope::Run).is_err() && holder.may_use("b").is_err());
         assert!(holder.may(Scope::Files).is_ok() && holder.may_use("a").is_ok());
         let (other, _) = file.create(order(), now).unwrap();
@@ -215,9 +226,9 @@ mod tests {
             // Another key's secret under this one's id.
             &format!("{}{}", &text[..12], &other.reveal()[12..]),
         ] {
-            assert_eq!(ring.holder(none, now), None, "{none}");
+            assert_eq!(ring.now().holder(none, now), None, "{none}");
         }
-        assert_eq!(ring.holder(text, now + Duration::from_secs(61)), None);
+        assert_eq!(ring.now().holder(text, now + Duration::from_secs(61)), None);
     }
 
     #[test]
@@ -225,19 +236,19 @@ mod tests {
         let (_temp, file, ring) = ring();
         let now = SystemTime::now();
         let (key, _) = file.create(order(), now).unwrap();
-        assert!(ring.holder(key.reveal(), now).is_some());
+        assert!(ring.now().holder(key.reveal(), now).is_some());
         let whole = fs::read(file.path()).unwrap();
         for broken in [&b""[..], b"{}", &whole[..whole.len() / 2]] {
             fs::write(file.path(), broken).unwrap();
-            assert_eq!(ring.holder(key.reveal(), now), None);
-            assert!(ring.is_in_use());
+            assert_eq!(ring.now().holder(key.reveal(), now), None);
+            assert!(ring.now().are_in_use());
         }
         fs::remove_file(file.path()).unwrap();
-        assert_eq!(ring.holder(key.reveal(), now), None);
-        assert!(ring.is_in_use());
+        assert_eq!(ring.now().holder(key.reveal(), now), None);
+        assert!(ring.now().are_in_use());
         let (key, _) = file.create(order(), now).unwrap();
         assert!(
-            ring.holder(key.reveal(), now).is_some(),
+            ring.now().holder(key.reveal(), now).is_some(),
             "and again once there is one"
         );
         fs::write(file.path(), "no").unwrap();
