@@ -145,9 +145,5 @@ fn cgroup_file(controller: &str, id: &str, file: &str) -> Result<PathBuf> {
 
 /// Resident memory of a process in MiB.
 pub(crate) fn resident(pid: u32) -> Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-    Ok(kib.context("VmRSS")?.trim().parse::<f64>()? / 1024.0)
+    Ok(greenroom_integration::resident(pid)? as f64 / f64::from(1 << 20))
 }

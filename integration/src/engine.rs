@@ -18,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::Docker;
+use crate::{Config, Docker};
 
 /// How long an engine may take to answer, and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -192,10 +192,14 @@ impl PrivateEngine {
         self.home.path().join("docker.sock")
     }
 
-    /// The name of the image that it has.
+    /// What a server needs to use it, and its one image.
     #[must_use]
-    pub const fn image(&self) -> &'static str {
-        IMAGE
+    pub fn config(&self) -> Config {
+        Config {
+            pool: format!("preload = []\nimage = {IMAGE:?}\n"),
+            socket: Some(self.socket()),
+            ..Config::default()
+        }
     }
 
     async fn ready(&self) -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::{join_all, try_join_all};
-use greenroom_integration::{Config, Era, Greenroom};
+use greenroom_integration::{Config, Era, Greenroom, resident};
 use reqwest::{Client as Http, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
@@ -147,12 +147,8 @@ async fn each_mistake_gets_its_own_error() -> Result<()> {
 }
 
 /// Resident memory in MiB.
-fn resident(greenroom: &Greenroom) -> Result<u64> {
-    let pid = greenroom.pid().context("it runs")?;
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: u64 = line.context("VmRSS")?.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib >> 10)
+fn mebibytes(greenroom: &Greenroom) -> Result<u64> {
+    Ok(resident(greenroom.pid().context("it runs")?)? >> 20)
 }
 
 #[tokio::test]
@@ -164,7 +160,7 @@ async fn floods_are_bounded_and_the_others_do_not_notice() -> Result<()> {
     .await?;
     let client = greenroom.client(Era::Legacy).await?;
     client.python("is-there-before-all", "x = 1").await?;
-    let before = resident(&greenroom)?;
+    let before = mebibytes(&greenroom)?;
 
     // Bodies of 100 MB, with and without a length that says so.
     let huge = join_all((0..6).map(|n| {
@@ -210,7 +206,7 @@ async fn floods_are_bounded_and_the_others_do_not_notice() -> Result<()> {
     let answer = client.python("is-there-before-all", "x").await?;
     ensure!(answer.result() == "1", "{}", answer.text);
     ensure!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    let after = resident(&greenroom)?;
+    let after = mebibytes(&greenroom)?;
     ensure!(after < before + 100, "from {before} MiB to {after} MiB");
 
     // A body that stalls is given up by the server, after half a minute.

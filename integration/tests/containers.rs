@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use greenroom_integration::{Config, Era, Greenroom, images};
-use reqwest::{Method, Response, header::HeaderMap};
+use greenroom_integration::{Config, Era, Greenroom, Reply, images, resident};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -24,39 +24,6 @@ const GROWS: u64 = 64 << 20;
 struct Apps {
     greenroom: Greenroom,
     http: reqwest::Client,
-}
-
-struct Reply {
-    status: u16,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-impl Reply {
-    async fn of(response: Response) -> Result<Self> {
-        Ok(Self {
-            status: response.status().as_u16(),
-            headers: response.headers().clone(),
-            body: response.bytes().await?,
-        })
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    fn header(&self, name: &str) -> &str {
-        let value = self.headers.get(name).and_then(|value| value.to_str().ok());
-        value.unwrap_or_default()
-    }
-
-    /// Status, code and message of an error.
-    fn fault(&self) -> Result<(u16, String, String)> {
-        let body: Value = serde_json::from_slice(&self.body).with_context(|| self.text())?;
-        let field = |name: &str| body["error"][name].as_str().unwrap_or_default().to_owned();
-        ensure!(self.header("x-ms-error-code") == field("code"), "{body}");
-        Ok((self.status, field("code"), field("message")))
-    }
 }
 
 impl Apps {
@@ -135,11 +102,7 @@ impl Apps {
 
     /// Bytes of memory that the server has.
     fn memory(&self) -> Result<u64> {
-        let pid = self.greenroom.pid().context("no server")?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().next());
-        Ok(kib.context("no VmRSS")?.parse::<u64>()? << 10)
+        resident(self.greenroom.pid().context("no server")?)
     }
 }
 

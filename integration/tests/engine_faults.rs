@@ -164,11 +164,9 @@ async fn containers_that_are_paused_or_renamed_from_outside_cost_no_state() -> R
 }
 
 fn on(engine: &PrivateEngine, pool: &str) -> Config {
-    Config {
-        pool: format!("preload = []\nimage = {:?}\n{pool}", engine.image()),
-        socket: Some(engine.socket()),
-        ..Config::default()
-    }
+    let mut config = engine.config();
+    config.pool.push_str(pool);
+    config
 }
 
 #[tokio::test]

@@ -9,9 +9,7 @@ use tokio::time::sleep;
 fn config(engine: &PrivateEngine) -> Config {
     Config {
         warm: 2,
-        pool: format!("preload = []\nimage = {:?}\n", engine.image()),
-        socket: Some(engine.socket()),
-        ..Config::default()
+        ..engine.config()
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use greenroom_integration::{Config, Era, Greenroom};
-use reqwest::{Method, Response, header::HeaderMap};
+use greenroom_integration::{Config, Era, Greenroom, Reply, resident};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -26,39 +26,6 @@ const GROWS: u64 = 64 << 20;
 struct Program {
     greenroom: Greenroom,
     http: reqwest::Client,
-}
-
-struct Reply {
-    status: u16,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-impl Reply {
-    async fn of(response: Response) -> Result<Self> {
-        Ok(Self {
-            status: response.status().as_u16(),
-            headers: response.headers().clone(),
-            body: response.bytes().await?,
-        })
-    }
-
-    fn json(&self) -> Result<Value> {
-        serde_json::from_slice(&self.body).with_context(|| format!("no JSON: {:?}", self.body))
-    }
-
-    fn header(&self, name: &str) -> &str {
-        let value = self.headers.get(name).and_then(|value| value.to_str().ok());
-        value.unwrap_or_default()
-    }
-
-    /// Status and code of an error, which stand in body and header alike.
-    fn code(&self) -> Result<(u16, String)> {
-        let body = self.json()?;
-        let code = body["error"]["code"].as_str().unwrap_or_default().to_owned();
-        ensure!(self.header("x-ms-error-code") == code, "{body}");
-        Ok((self.status, code))
-    }
 }
 
 impl Program {
@@ -575,15 +542,8 @@ async fn files_with_odd_names_come_and_go() -> Result<()> {
 }
 
 /// Memory of the server's process.
-fn resident(program: &Program) -> Result<u64> {
-    let pid = program.greenroom.pid().context("it runs")?;
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .context("VmRSS")?;
-    let kib: u64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
-    Ok(kib << 10)
+fn memory(program: &Program) -> Result<u64> {
+    resident(program.greenroom.pid().context("it runs")?)
 }
 
 #[tokio::test]
@@ -597,7 +557,7 @@ async fn large_files_pass_in_constant_memory() -> Result<()> {
         )
         .await?;
     assert_eq!(small.status, 200);
-    let before = resident(&program)?;
+    let before = memory(&program)?;
     let block = Bytes::from(vec![b'z'; 1 << 20]);
     let head =
         Bytes::from("--X\r\nContent-Disposition: form-data; name=\"file\"; filename=\"large.bin\"\r\n\r\n");
@@ -611,7 +571,7 @@ async fn large_files_pass_in_constant_memory() -> Result<()> {
         (stored.status, &stored.json()?["sizeInBytes"]),
         (200, &json!(LARGE))
     );
-    let uploaded = resident(&program)?;
+    let uploaded = memory(&program)?;
     let url = program
         .greenroom
         .url(&format!("/pools/python/files/large.bin/content?{id}&{NEW}"));
@@ -619,7 +579,7 @@ async fn large_files_pass_in_constant_memory() -> Result<()> {
     let (mut bytes, mut most) = (0, uploaded);
     while let Some(piece) = read.next().await {
         bytes += piece?.len();
-        most = most.max(resident(&program)?);
+        most = most.max(memory(&program)?);
     }
     assert_eq!(bytes, LARGE);
     assert!(most < before + GROWS, "from {before} to {most} bytes");

@@ -91,9 +91,7 @@ impl World {
         let engine = PrivateEngine::start(LiveRestore::On).await?;
         let config = Config {
             max: MAX,
-            pool: format!("preload = []\nimage = {:?}\n", engine.image()),
-            socket: Some(engine.socket()),
-            ..Config::default()
+            ..engine.config()
         };
         let first = Greenroom::start(&config).await?;
         let mut servers = Vec::new();
