@@ -12,7 +12,7 @@ use greenroom::{
         docker::{DockerConfig, DockerEngine},
     },
     guest::{Guest, WriteMode},
-    sandbox::{SandboxId, SandboxSpec},
+    sandbox::{SandboxId, SandboxSpec, Stay},
 };
 use greenroom_integration::{Answer, Config, Era, Greenroom, agent};
 use greenroom_protocol::{AgentConfig, KeyDigest, LeaseRequest};
@@ -61,6 +61,7 @@ pub(crate) async fn bare(engine: &Arc<dyn Engine>, id: &SandboxId) -> Result<Gue
         pids: 512,
         nproc: 128,
         nofile: 1024,
+        stay: Stay::default(),
         agent: AgentConfig {
             ready: Vec::new(),
             ..AgentConfig::default()

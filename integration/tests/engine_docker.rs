@@ -36,7 +36,7 @@ use greenroom::{
         Engine, EngineError,
         docker::{DockerConfig, DockerEngine},
     },
-    sandbox::{SandboxId, SandboxSpec},
+    sandbox::{SandboxId, SandboxSpec, Stay},
 };
 use greenroom_integration::{Docker, agent};
 use greenroom_protocol::AgentConfig;
@@ -142,6 +142,7 @@ fn spec() -> SandboxSpec {
         pids: 512,
         nproc: 100,
         nofile: 1000,
+        stay: Stay::default(),
         agent: AgentConfig {
             ready: Vec::new(),
             unbound_ms: 300_000,

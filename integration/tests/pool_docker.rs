@@ -11,7 +11,7 @@ use greenroom::{
         docker::{DockerConfig, DockerEngine},
     },
     pool::{Census, Pool, PoolSpec},
-    sandbox::{SandboxId, SandboxSpec},
+    sandbox::{SandboxId, SandboxSpec, Stay},
 };
 use greenroom_protocol::AgentConfig;
 use tokio::time::{Instant, timeout};
@@ -45,6 +45,7 @@ fn spec(warm: usize, max: usize) -> Result<PoolSpec> {
         pids: 512,
         nproc: 100,
         nofile: 1000,
+        stay: Stay::default(),
         agent: AgentConfig::default(),
     };
     Ok(PoolSpec {

@@ -29,7 +29,7 @@ pub(crate) struct Cli {
 }
 
 /// Where settings come from, beside `GREENROOM_*`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Settings {
     /// The configuration file [default: greenroom/greenroom.toml in ~/.config, else in /etc]
     #[arg(long, global = true, value_name = "FILE")]
@@ -96,6 +96,8 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Has the servers that run read their configuration again: pools come, change and go, sessions stay
+    Reload,
     /// API keys: who may call a server that others can reach
     Key {
         #[command(subcommand)]
@@ -186,14 +188,31 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 impl Cli {
     /// Reads the configuration from wherever this command line and the environment say.
     pub(crate) fn load(&self) -> Result<Loaded, ConfigError> {
+        self.settings.load(self.command.listen())
+    }
+}
+
+impl Command {
+    /// `--listen`.
+    pub(crate) fn listen(&self) -> Option<&str> {
+        let Self::Serve { listen } = self else {
+            return None;
+        };
+        listen.as_deref()
+    }
+}
+
+impl Settings {
+    /// Reads the configuration; `listen` wins over all that it says.
+    pub(crate) fn load(&self, listen: Option<&str>) -> Result<Loaded, ConfigError> {
         // Values that are no text cannot be settings.
         let env: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let (file, text) = self.settings.file(&env)?;
-        let mut flags = self.settings.set.clone();
-        if let Command::Serve { listen: Some(listen) } = &self.command {
-            flags.push(("listen".to_owned(), listen.clone()));
+        let (file, text) = self.file(&env)?;
+        let mut flags = self.set.clone();
+        if let Some(listen) = listen {
+            flags.push(("listen".to_owned(), listen.to_owned()));
         }
         Ok(Loaded::read(&Inputs {
             file,
@@ -204,9 +223,7 @@ impl Cli {
             cpus: std::thread::available_parallelism().map_or(2, usize::from),
         })?)
     }
-}
 
-impl Settings {
     /// The same settings, for a process that this one starts.
     pub(crate) fn arguments(&self) -> Vec<OsString> {
         let config = self.config.iter().flat_map(|path| {

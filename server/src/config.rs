@@ -5,6 +5,7 @@
 
 mod containers;
 mod layers;
+mod offer;
 mod parts;
 mod read;
 mod settings;
@@ -26,6 +27,7 @@ use crate::{
 pub use self::{
     containers::{ContainerConfig, Lifecycle, PoolKind},
     layers::{Effective, Problem, Report, Source},
+    offer::{Offer, Offers},
     read::{Inputs, Loaded},
     units::{Cpus, Period, Size},
 };
@@ -287,6 +289,8 @@ pub enum ArchivePlace {
 pub struct PoolConfig {
     /// `kind`, and what only this kind has.
     pub kind: PoolKind,
+    /// `description`: what a model reads of this pool where it may choose among several.
+    pub description: Option<String>,
     /// `env` and `env_from`: variables of the guest's processes.
     pub env: BTreeMap<String, Masked>,
     /// `image`: what sandboxes are made from.

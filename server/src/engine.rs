@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     conversation::{PoolName, SessionName},
-    sandbox::{Fate, Program, SandboxId, SandboxSpec},
+    sandbox::{Fate, Program, SandboxId, SandboxSpec, Stay},
 };
 
 /// The byte stream to an agent.
@@ -164,6 +164,8 @@ pub struct Listed {
     pub created_at: SystemTime,
     /// When it was started, if it was.
     pub started_at: Option<SystemTime>,
+    /// How long it may be what.
+    pub stay: Stay,
 }
 
 /// What a sandbox uses of its host.

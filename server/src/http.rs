@@ -48,12 +48,11 @@ pub use self::{
 use crate::{
     auth::{Gate, Identity, Scope},
     config::Config,
-    conversation::PoolName,
     forward::Origin,
     links::Links,
     mcp::{Endpoint, Sse},
     metrics::Metrics,
-    pool::{Pool, Readiness},
+    pool::Readiness,
 };
 
 /// By what scheme a request came: said by a proxy in front, or by us where TLS ends here.
@@ -74,8 +73,6 @@ pub struct App {
     pub rest: Rest,
     /// `/metrics`.
     pub metrics: Metrics,
-    /// `/readyz`, and their numbers in `/metrics`.
-    pub pools: Vec<Pool>,
 }
 
 #[derive(Clone)]
@@ -236,7 +233,7 @@ fn sse_routes(sse: &Sse) -> Router<Shared> {
 async fn readyz(State(shared): State<Shared>) -> Response {
     let mut status = StatusCode::OK;
     let mut text = String::new();
-    for pool in &shared.app.pools {
+    for pool in shared.app.links.sessions().pools() {
         match pool.readiness() {
             Readiness::Ready => text.push_str(&format!("{}: ready\n", pool.spec().name())),
             Readiness::Unready(why) => {
@@ -254,10 +251,10 @@ async fn metrics(State(shared): State<Shared>, Extension(identity): Extension<Id
         return (StatusCode::FORBIDDEN, format!("Forbidden: {denied}\n")).into_response();
     }
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let pools = shared.app.pools.iter().map(|pool| {
-        let name: &PoolName = pool.spec().name();
-        (name, pool.census().borrow().clone())
-    });
-    let text = shared.app.metrics.render(pools);
+    let pools = shared.app.links.sessions().pools();
+    let counted = pools
+        .iter()
+        .map(|pool| (pool.spec().name(), pool.census().borrow().clone()));
+    let text = shared.app.metrics.render(counted);
     ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response()
 }

@@ -34,6 +34,7 @@
 //! | [`engine`] | the seam to what makes sandboxes, and Docker behind it |
 //! | [`mcp`] | tools, which conversation a call belongs to, answers, transports |
 //! | [`attach`] | `greenroom stdio` and the server that it attaches to, over a unix socket |
+//! | [`control`] | `greenroom reload`, and the servers that hear it |
 //! | [`links`] | files in and out by signed addresses, past the model |
 //! | [`copy`] | `greenroom cp`: the same without a server |
 //! | [`alone`] | a server in this process for one conversation: for `cp` and `forward` |
@@ -71,6 +72,7 @@ pub mod archive;
 pub mod attach;
 pub mod auth;
 pub mod config;
+pub mod control;
 pub mod conversation;
 pub mod copy;
 mod delivery;

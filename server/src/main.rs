@@ -17,13 +17,14 @@ use greenroom::{
         commands::{self, Wanted},
     },
     config::{Config, Loaded, LogFormat},
+    control,
     conversation::ConversationId,
     copy::copy,
     doctor,
     forward::{Line, forward},
     mcp,
     operator::{self, Broom, Format},
-    serve::{self, Server},
+    serve::{self, Server, Source},
     share::Share,
 };
 use tokio::runtime::Runtime;
@@ -120,7 +121,11 @@ fn run(Cli { settings, command }: Cli, loaded: Loaded) -> Result<ExitCode> {
             let forwarding = forward(config, pool.as_deref(), &conversation, &lines, ready);
             runtime()?.block_on(forwarding)?;
         }
-        Command::Serve { .. } => {
+        Command::Reload => {
+            log(&loaded.config)?;
+            return runtime()?.block_on(reload(&loaded.config));
+        }
+        Command::Serve { listen } => {
             log(&loaded.config)?;
             // Before anything is started: a server that would let anybody in, or nobody, is a mistake.
             let gate = match Gate::open(&loaded.config) {
@@ -130,15 +135,18 @@ fn run(Cli { settings, command }: Cli, loaded: Loaded) -> Result<ExitCode> {
                 }
                 gate => gate?,
             };
-            runtime()?.block_on(async { Server::start(Arc::new(loaded.config)).await?.http(gate).await })?;
+            let source = source(settings, listen);
+            runtime()?.block_on(async {
+                let server = Server::start(Arc::new(loaded.config.clone())).await?;
+                server.reloading(loaded, source).http(gate).await
+            })?;
         }
         Command::Background => {
             log(&loaded.config)?;
             if let Err(error) = attach::detach() {
                 tracing::debug!(%error, "the terminal is not left");
             }
-            let config = Arc::new(loaded.config);
-            runtime()?.block_on(background(config))?;
+            runtime()?.block_on(background(loaded, source(settings, None)))?;
         }
         Command::Stdio {
             conversation,
@@ -194,9 +202,47 @@ fn key(config: &Config, command: KeyCommand) -> Result<()> {
     Ok(())
 }
 
-async fn background(config: Arc<Config>) -> Result<()> {
-    match Socket::bind(&config.state_dir)? {
-        Some(socket) => Ok(Server::start(config).await?.background(socket).await?),
+/// Where a server reads its configuration again.
+fn source(settings: Settings, listen: Option<String>) -> Source {
+    Box::new(move || {
+        settings
+            .load(listen.as_deref())
+            .map_err(|error| error.to_string())
+    })
+}
+
+/// Tells the servers of this state directory, and prints what each has done.
+async fn reload(config: &Config) -> Result<ExitCode> {
+    let state_dir = config.state_dir.display();
+    let asked = control::ask_all(&config.state_dir, control::Request::Reload).await;
+    let answers = asked.with_context(|| format!("{state_dir} cannot be read"))?;
+    anyhow::ensure!(
+        !answers.is_empty(),
+        "no Greenroom runs with the state directory {state_dir}"
+    );
+    let mut code = ExitCode::SUCCESS;
+    for (pid, answer) in answers {
+        match answer {
+            Ok(control::Answer::Done { text }) => print(&format!("server {pid}: {text}\n"))?,
+            Ok(control::Answer::Refused { text }) => {
+                complain(&format!("server {pid} goes on as it was: {text}"));
+                code = ExitCode::FAILURE;
+            }
+            Err(error) => {
+                complain(&format!("server {pid} did not answer: {error}"));
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}
+
+async fn background(loaded: Loaded, source: Source) -> Result<()> {
+    match Socket::bind(&loaded.config.state_dir)? {
+        Some(socket) => {
+            let server = Server::start(Arc::new(loaded.config.clone())).await?;
+            Ok(server.reloading(loaded, source).background(socket).await?)
+        }
         // Another one was quicker, and serves whoever wanted this one.
         None => Ok(()),
     }
@@ -258,6 +304,8 @@ fn log(config: &Config) -> Result<()> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would say on standard error that standard error is gone, and panic over it.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match config.log_format {
         LogFormat::Text => log.init(),

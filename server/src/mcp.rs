@@ -49,7 +49,7 @@ pub use self::{
 use self::{minted::Mint, tools::Tools, transports::Transports};
 use crate::{
     auth::Scope,
-    config::Config,
+    config::{Config, Offers},
     conversation::{ConversationId, Secret},
     metrics::Metrics,
     sessions::{Provenance, Sessions},
@@ -111,13 +111,14 @@ impl Mcp {
     #[must_use]
     pub fn new(
         config: Arc<Config>,
+        offers: Offers,
         secret: Secret,
         sessions: Sessions,
         ways: Ways,
         metrics: Metrics,
     ) -> Self {
         Self {
-            tools: Arc::new(Tools::new(config, secret, sessions, ways, metrics)),
+            tools: Arc::new(Tools::new(config, offers, secret, sessions, ways, metrics)),
             closing: CancellationToken::new(),
             streams: CancellationToken::new(),
         }

@@ -509,6 +509,7 @@ mod tests {
                 ..Counts::default()
             },
             waiting: 3,
+            prepared: None,
             live: Some(4),
             failures: 0,
             last_boot_error: None,

@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     engine::{Engine, EngineError, Listed, ListedState, Usage},
     guest::{Guest, GuestError},
-    pool::{Ground, SweepSpec, judge},
+    pool::{Ground, judge},
     sandbox::SandboxId,
     serve::{self, ServeError},
 };
@@ -40,7 +40,6 @@ const ENDING: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Operator {
     engine: Arc<dyn Engine>,
-    sweep: SweepSpec,
 }
 
 /// One sandbox of the deployment.
@@ -122,14 +121,8 @@ impl Operator {
     /// [`OperatorError`].
     pub async fn connect(config: &Config) -> Result<Self, OperatorError> {
         let secret = serve::secret(config).map_err(ServeError::State)?;
-        let specs: Vec<_> = config
-            .pools
-            .iter()
-            .map(|(name, pool)| serve::spec(config, name, pool))
-            .collect();
         Ok(Self {
             engine: serve::engine(config, &secret).await?,
-            sweep: SweepSpec::of(&specs),
         })
     }
 
@@ -241,7 +234,7 @@ impl Operator {
         let now = SystemTime::now();
         let judged = listed
             .into_iter()
-            .filter_map(|one| Some((one.id.clone(), judge(&one, &self.sweep, now)?)));
+            .filter_map(|one| Some((one.id.clone(), judge(&one, now)?)));
         Ok(judged.collect())
     }
 

@@ -56,7 +56,7 @@ pub use self::{
     census::{BootFault, Census, Counts, Hit, PoolEvent, PoolObserver, Readiness, Unready, Why},
     claim::{AdoptError, Claim, ClaimError, Delay},
     seed::{Seed, SeedError},
-    sweep::{Ground, Sweep, SweepSpec, Swept},
+    sweep::{Ground, Sweep, Swept},
 };
 use self::{
     claim::Request,
@@ -65,13 +65,18 @@ use self::{
 use crate::{
     conversation::PoolName,
     engine::Engine,
-    sandbox::{SandboxSpec, Start},
+    sandbox::{SandboxSpec, Start, Stay},
 };
 
 /// Requests on their way to the keeper, which takes each in microseconds.
 const REQUESTS: usize = 64;
 /// A keeper answers at a claim's deadline; one that does not within this is gone.
 const KEEPER_GRACE: Duration = Duration::from_secs(5);
+
+/// What a sandbox may run beyond its time: its agent needs seconds to end it.
+const GRACE: Duration = Duration::from_secs(60);
+/// An engine that is busy takes this long to start one.
+const NEVER_STARTED: Duration = Duration::from_secs(40);
 
 /// A handle on a pool. When the last one is dropped the pool closes.
 #[derive(Clone, Debug)]
@@ -170,6 +175,12 @@ impl Pool {
         self.census.borrow().readiness.clone()
     }
 
+    /// Whether it has been told to close.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+
     /// Stops refilling, refuses claims, and destroys what is warm or booting; adopted sandboxes are left to
     /// their conversations. Returns when nothing is left or after `grace`, with the last census: what it
     /// still holds is left to end itself, and to the sweep of the next server.
@@ -254,6 +265,15 @@ impl PoolSpec {
     pub const fn name(&self) -> &PoolName {
         &self.sandbox.pool
     }
+
+    /// How long its sandboxes may be what.
+    fn stay(&self) -> Stay {
+        Stay {
+            created: (2 * self.boot_deadline).max(NEVER_STARTED),
+            warm: self.warm_age + 2 * self.boot_deadline + GRACE,
+            running: self.warm_age + self.lifetime + GRACE,
+        }
+    }
 }
 
 /// What a sandbox must prove at boot.
@@ -282,6 +302,7 @@ mod tests {
             pids: 1024,
             nproc: 128,
             nofile: 1024,
+            stay: Stay::default(),
             agent: AgentConfig::default(),
         };
         PoolSpec {

@@ -2,7 +2,10 @@
 
 mod start;
 
-use std::{fmt, time::SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use greenroom_protocol::{AgentConfig, EndReason, RestartReason};
 use serde::Serialize;
@@ -71,8 +74,62 @@ pub struct SandboxSpec {
     pub nproc: u32,
     /// Open files of a process inside.
     pub nofile: u32,
+    /// How long it may be what.
+    pub stay: Stay,
     /// What its agent is told.
     pub agent: AgentConfig,
+}
+
+/// How long a sandbox may be what. It is written on the sandbox, so that every server sweeps it by the configuration
+/// that it was made under, and a server whose configuration has changed since ends no session early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stay {
+    /// Not started after this, nobody is booting it any more.
+    pub created: Duration,
+    /// Running and nobody's after this, no keeper has it in its hand.
+    pub warm: Duration,
+    /// Running after this, its agent has failed to end it.
+    pub running: Duration,
+}
+
+impl Stay {
+    /// Of a sandbox that does not say.
+    const UNKNOWN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+    /// The three times in seconds, as one word.
+    #[must_use]
+    pub fn to_word(self) -> String {
+        [self.created, self.warm, self.running]
+            .map(|time| time.as_secs().to_string())
+            .join("/")
+    }
+
+    /// Reads that word.
+    #[must_use]
+    pub fn read(word: &str) -> Option<Self> {
+        let times: Option<Vec<_>> = word
+            .split('/')
+            .map(|time| time.parse().ok().map(Duration::from_secs))
+            .collect();
+        match times?[..] {
+            [created, warm, running] => Some(Self {
+                created,
+                warm,
+                running,
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl Default for Stay {
+    fn default() -> Self {
+        Self {
+            created: Duration::from_secs(40),
+            warm: Self::UNKNOWN,
+            running: Self::UNKNOWN,
+        }
+    }
 }
 
 /// How a sandbox ended, as the engine knows it.

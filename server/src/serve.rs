@@ -1,27 +1,34 @@
 //! A server as a whole: started in order, and ended in order, so that nothing is lost and nothing is left.
 
+mod reload;
+mod signals;
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::Instant,
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+pub use self::reload::{Change, Changes, ReloadError, Source};
+use self::{
+    reload::Reload,
+    signals::{Hangup, Hangups},
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     archive::{Archive, Place, PlaceError},
     attach::{self, Attending, Socket, SocketError},
     auth::Gate,
-    config::{Config, EngineKind, PoolConfig},
+    config::{Config, EngineKind, Loaded, Offers, PoolConfig},
+    control::{self, Control},
     conversation::{ConversationId, PoolName, Secret, hex},
     engine::{Engine, EngineError, docker::DockerEngine},
     http::{self, App, BindError, Http, Rest, Served, TlsError},
     links::Links,
     mcp::{Mcp, Ways},
     metrics::Metrics,
-    pool::{Isolation, Pool, PoolSpec, Seed, Sweep, SweepSpec},
+    pool::{Isolation, Pool, PoolSpec, Seed, Sweep},
     sessions::Sessions,
     share::Share,
     state_dir::{self, StateDir, StateError},
@@ -40,14 +47,16 @@ const LAST_ARCHIVES: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Server {
     config: Arc<Config>,
-    pools: Vec<Pool>,
+    offers: Offers,
+    engine: Arc<dyn Engine>,
+    reload: Option<Reload>,
     archive: Option<Archive>,
     metrics: Metrics,
     mcp: Mcp,
     links: Links,
     secret: Secret,
     /// What a process that attaches must be configured like.
-    digest: String,
+    digest: watch::Sender<String>,
     _sweep: Sweep,
 }
 
@@ -90,6 +99,9 @@ pub enum ServeError {
     /// The socket for other processes.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The socket by which it is told to read its configuration again.
+    #[error("the socket for `greenroom reload` cannot be made in the state directory: {0}")]
+    Control(#[source] io::Error),
     /// Signals.
     #[error("signals cannot be waited for: {0}")]
     Signals(#[source] io::Error),
@@ -122,21 +134,16 @@ impl Server {
             .iter()
             .map(|(name, pool)| spec(&config, name, pool))
             .collect();
-        let sweep = Sweep::start(
-            SweepSpec::of(&specs),
-            Arc::clone(&engine),
-            std::time::SystemTime::now,
-        );
-        let pools: Vec<Pool> = specs
-            .into_iter()
-            .map(|spec| {
-                let observer = metrics.observer(spec.name());
-                Pool::start(spec, Arc::clone(&engine), observer)
-            })
-            .collect();
+        let sweep = Sweep::start(Arc::clone(&engine), std::time::SystemTime::now);
+        let pools = specs.into_iter().map(|spec| {
+            let observer = metrics.observer(spec.name());
+            Pool::start(spec, Arc::clone(&engine), observer)
+        });
+        let pools: Vec<Pool> = pools.collect();
         let archive = archive(&config, &secret, &metrics)?;
-        let sessions = Sessions::archiving(secret.clone(), engine, pools.iter().cloned(), archive.clone());
-        let digest = attach::digest(&config, &secret);
+        let sessions = Sessions::archiving(secret.clone(), Arc::clone(&engine), pools, archive.clone());
+        let digest = watch::Sender::new(attach::digest(&config, &secret));
+        let offers = Offers::from(&*config);
         let links = Links::new(secret.clone(), sessions.clone(), config.links.clone(), http::door);
         let ways = Ways {
             links: links.clone(),
@@ -144,6 +151,7 @@ impl Server {
         };
         let mcp = Mcp::new(
             Arc::clone(&config),
+            offers.clone(),
             secret.clone(),
             sessions,
             ways,
@@ -151,7 +159,9 @@ impl Server {
         );
         Ok(Self {
             config,
-            pools,
+            offers,
+            engine,
+            reload: None,
             archive,
             metrics,
             mcp,
@@ -160,6 +170,49 @@ impl Server {
             digest,
             _sweep: sweep,
         })
+    }
+
+    /// Changes its pools by what `source` says, whenever it is told to: by SIGHUP, or by `greenroom reload`. `loaded` is
+    /// what it was started with.
+    #[must_use]
+    pub fn reloading(mut self, loaded: Loaded, source: Source) -> Self {
+        self.reload = Some(Reload {
+            source,
+            engine: Arc::clone(&self.engine),
+            metrics: self.metrics.clone(),
+            secret: self.secret.clone(),
+            sessions: self.sessions().clone(),
+            offers: self.offers.clone(),
+            digest: self.digest.clone(),
+            current: loaded,
+        });
+        self
+    }
+
+    /// Hears who wants the configuration read again, until it is dropped.
+    fn hear_reloads(
+        &mut self,
+        stop: &CancellationToken,
+    ) -> Result<Option<AbortOnDropHandle<()>>, ServeError> {
+        let Some(mut reload) = self.reload.take() else {
+            return Ok(None);
+        };
+        let (mut hangups, stop) = (Hangups::listen()?, stop.clone());
+        let control = Control::bind(&self.config.state_dir).map_err(ServeError::Control)?;
+        let hearing = async move {
+            loop {
+                tokio::select! {
+                    hangup = hangups.next() => match hangup {
+                        Hangup::Reload => drop(reloaded(&mut reload).await),
+                        Hangup::Leave => stop.cancel(),
+                    },
+                    asked = control.next() => match asked.request {
+                        control::Request::Reload => asked.answer(&reloaded(&mut reload).await).await,
+                    },
+                }
+            }
+        };
+        Ok(Some(AbortOnDropHandle::new(tokio::spawn(hearing))))
     }
 
     /// Its sessions, for who comes by no protocol.
@@ -183,8 +236,8 @@ impl Server {
     ///
     /// # Errors
     /// [`ServeError`].
-    pub async fn http(self, gate: Gate) -> Result<(), ServeError> {
-        let stop = signals()?;
+    pub async fn http(mut self, gate: Gate) -> Result<(), ServeError> {
+        let stop = signals::stop()?;
         let http = match Http::bind(&self.config).await {
             Ok(http) => http,
             Err(error) => {
@@ -196,6 +249,7 @@ impl Server {
                 });
             }
         };
+        let reloads = self.hear_reloads(&stop)?;
         let address = http.address();
         // Links of callers who came by no address lead here if every browser of this machine can follow them.
         if address.ip().is_loopback() && self.config.http.tls.is_none() {
@@ -209,13 +263,13 @@ impl Server {
             links: self.links.clone(),
             rest: Rest::new(
                 Arc::clone(&self.config),
+                self.offers.clone(),
                 self.secret.clone(),
                 self.sessions().clone(),
                 self.metrics.clone(),
                 self.mcp.in_flight(),
             ),
             metrics: self.metrics.clone(),
-            pools: self.pools.clone(),
         };
         let served = http.start(app, &self.config);
         let scheme = if self.config.http.tls.is_some() {
@@ -226,6 +280,7 @@ impl Server {
         tracing::info!(?demand, "MCP is at {scheme}://{address}/mcp");
         let attending = self.attend_if_free();
         stop.cancelled().await;
+        drop(reloads);
         tracing::info!("shutting down; a second signal ends it at once");
         if let Some(mut attending) = attending {
             attending.stop_accepting().await;
@@ -238,14 +293,16 @@ impl Server {
     ///
     /// # Errors
     /// [`ServeError`].
-    pub async fn background(self, socket: Socket) -> Result<(), ServeError> {
-        let stop = signals()?;
+    pub async fn background(mut self, socket: Socket) -> Result<(), ServeError> {
+        let stop = signals::stop()?;
+        let reloads = self.hear_reloads(&stop)?;
         let mut attending = self.attend(socket);
         tracing::info!("processes may attach");
         tokio::select! {
             () = stop.cancelled() => tracing::info!("shutting down"),
             () = attending.deserted(self.config.stdio_linger) => tracing::info!("nobody is attached any more"),
         }
+        drop(reloads);
         attending.stop_accepting().await;
         self.close(None).await;
         Ok(())
@@ -254,7 +311,7 @@ impl Server {
     fn attend(&self, socket: Socket) -> Attending {
         socket.serve(
             self.mcp.clone(),
-            self.digest.clone(),
+            self.digest.subscribe(),
             self.config.limits.connections,
         )
     }
@@ -279,7 +336,7 @@ impl Server {
     /// # Errors
     /// [`ServeError`].
     pub async fn stdio(self, conversation: Option<ConversationId>) -> Result<(), ServeError> {
-        let stop = signals()?;
+        let stop = signals::stop()?;
         let mut talk = Box::pin(self.mcp.stdio(conversation));
         let spoken = tokio::select! {
             spoken = &mut talk => spoken,
@@ -306,7 +363,7 @@ impl Server {
             let left = drained_by.saturating_duration_since(Instant::now());
             archive.close(left.max(LAST_ARCHIVES.min(drain))).await;
         }
-        for census in join_all(self.pools.iter().map(|pool| pool.close(CLOSING))).await {
+        for census in join_all(self.sessions().pools().iter().map(|pool| pool.close(CLOSING))).await {
             let held = census.counts.held();
             if held > 0 {
                 tracing::warn!(held, "sandboxes were not destroyed in time: they end themselves");
@@ -314,6 +371,22 @@ impl Server {
         }
         if let Some(served) = served {
             served.finish().await;
+        }
+    }
+}
+
+/// Reads the configuration again, and logs what came of it.
+async fn reloaded(reload: &mut Reload) -> control::Answer {
+    match reload.run().await {
+        Ok(changes) => {
+            let text = changes.to_string();
+            tracing::info!("the configuration was read again: {text}");
+            control::Answer::Done { text }
+        }
+        Err(error) => {
+            let text = error.to_string();
+            tracing::error!("the configuration was not taken over, nothing has changed: {text}");
+            control::Answer::Refused { text }
         }
     }
 }
@@ -397,29 +470,3 @@ fn raise_descriptors() {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
 }
-
-/// Cancelled by the first SIGTERM or SIGINT. The second one ends the process where it stands: conversations do not
-/// depend on it, and warm sandboxes end themselves.
-fn signals() -> Result<CancellationToken, ServeError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
-    let stop = CancellationToken::new();
-    let first = stop.clone();
-    tokio::spawn(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        next().await;
-        first.cancel();
-        next().await;
-        tracing::warn!("a second signal: ended at once");
-        std::process::exit(FORCED);
-    });
-    Ok(stop)
-}
-
-/// The exit code after a second signal.
-const FORCED: i32 = 130;

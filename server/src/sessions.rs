@@ -22,7 +22,12 @@ mod eviction;
 mod opening;
 mod table;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
 use greenroom_protocol::{EndReason, LastWords, LeaseState, RefusalKind, RestartReason, RunId, Standing};
@@ -89,7 +94,8 @@ pub struct Sessions {
 struct Shared {
     secret: Secret,
     engine: Arc<dyn Engine>,
-    pools: HashMap<PoolName, Pool>,
+    /// Those that are claimed from now.
+    pools: RwLock<HashMap<PoolName, Pool>>,
     /// Where files outlive their sandbox.
     archive: Option<Archive>,
     table: Table,
@@ -189,15 +195,11 @@ impl Sessions {
     ) -> Self {
         let closing = CancellationToken::new();
         let alive = Arc::new(closing.clone().drop_guard());
-        let pools = pools
-            .into_iter()
-            .map(|pool| (pool.spec().name().clone(), pool))
-            .collect();
         Self {
             shared: Arc::new(Shared {
                 secret,
                 engine,
-                pools,
+                pools: RwLock::new(by_name(pools)),
                 archive,
                 table: Table::default(),
                 evictions: Semaphore::new(1),
@@ -205,6 +207,21 @@ impl Sessions {
             }),
             _alive: alive,
         }
+    }
+
+    /// The pools that sandboxes are claimed from.
+    #[must_use]
+    pub fn pools(&self) -> Vec<Pool> {
+        let mut pools: Vec<Pool> = self.shared.pools().values().cloned().collect();
+        pools.sort_by(|one, other| one.spec().name().cmp(other.spec().name()));
+        pools
+    }
+
+    /// Claims from these pools from now on; what waits for a claim of another goes over to the one of its name. Sandboxes
+    /// that are bound stay their sessions'.
+    pub fn claim_from(&self, pools: impl IntoIterator<Item = Pool>) {
+        let mut claimed = self.shared.pools.write().unwrap_or_else(PoisonError::into_inner);
+        *claimed = by_name(pools);
     }
 
     /// The session's sandbox: the one that it has, or a new one.
@@ -220,8 +237,7 @@ impl Sessions {
     pub async fn open(&self, key: &SessionKey, terms: Terms) -> Result<Session, OpenError> {
         let pool = self
             .shared
-            .pools
-            .get(&key.pool)
+            .pool(&key.pool)
             .ok_or_else(|| OpenError::NoPool(key.pool.clone()))?;
         let name = self.shared.secret.session_name(key);
         self.shared.news_settled(&name).await;
@@ -229,13 +245,13 @@ impl Sessions {
             return Ok(self.session(name, bond));
         }
         for _ in 1..ROUNDS {
-            let bond = self.flight(pool, &name, terms).await?;
+            let bond = self.flight(&pool, &name, terms).await?;
             // The opening may have been that of a caller with other terms.
             if bond.idle == Some(terms.idle) {
                 return Ok(self.session(name, bond));
             }
         }
-        let bond = self.flight(pool, &name, terms).await?;
+        let bond = self.flight(&pool, &name, terms).await?;
         Ok(self.session(name, bond))
     }
 
@@ -414,7 +430,23 @@ impl Sessions {
     }
 }
 
+/// Pools by their names.
+fn by_name(pools: impl IntoIterator<Item = Pool>) -> HashMap<PoolName, Pool> {
+    pools
+        .into_iter()
+        .map(|pool| (pool.spec().name().clone(), pool))
+        .collect()
+}
+
 impl Shared {
+    fn pools(&self) -> RwLockReadGuard<'_, HashMap<PoolName, Pool>> {
+        self.pools.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pool(&self, name: &PoolName) -> Option<Pool> {
+        self.pools().get(name).cloned()
+    }
+
     /// An opening that becomes a task once somebody waits for it, and goes on whoever still does.
     fn take_off(self: &Arc<Self>, pool: &Pool, name: &SessionName, terms: Terms) -> Flight {
         let opening = Opening::new(Arc::clone(self), pool.clone(), name.clone(), terms);
@@ -560,7 +592,7 @@ impl Telling {
 impl fmt::Debug for Sessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sessions")
-            .field("pools", &self.shared.pools.keys())
+            .field("pools", &self.shared.pools().keys())
             .finish_non_exhaustive()
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use futures_util::future::join_all;
 use greenroom::{
     engine::{Engine, ListedState},
-    pool::{ClaimError, Ground, PoolEvent, PoolSpec, Sweep, SweepSpec, Why},
+    pool::{ClaimError, Ground, PoolEvent, PoolSpec, Sweep, Why},
     sandbox::SandboxId,
 };
 use greenroom_agent::kernel::Kernel;
@@ -163,8 +163,8 @@ fn clock() -> impl Fn() -> SystemTime + Send + Sync + 'static {
     move || wall + began.elapsed()
 }
 
-fn sweep(engine: &FakeEngine, spec: &PoolSpec) -> Sweep {
-    Sweep::start(SweepSpec::of([spec]), Arc::new(engine.clone()), clock())
+fn sweep(engine: &FakeEngine) -> Sweep {
+    Sweep::start(Arc::new(engine.clone()), clock())
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,7 +206,7 @@ async fn what_a_killed_server_left_goes_and_conversations_stay() {
     let (created, warm, bound) = left.await.unwrap();
     victim.abort();
     let bench = Bench::start(&engine.seen_by("next"), spec.clone());
-    let sweep = sweep(&engine, &spec);
+    let sweep = sweep(&engine);
     sleep(30 * SECOND).await;
     assert!(
         ids(&bench.listed().await).contains(&created),
@@ -234,7 +234,7 @@ async fn a_create_that_comes_true_when_nobody_waits_for_it_is_swept() {
     let spec = pool_spec(1, 8);
     engine.script(Op::Create, [Fault::HappensLate(300 * SECOND)]);
     let bench = Bench::start(&engine, spec.clone());
-    let sweep = sweep(&engine, &spec);
+    let sweep = sweep(&engine);
     let mut swept = sweep.swept();
     swept
         .wait_for(|swept| swept.destroyed.contains_key(&Ground::NeverStarted))
@@ -253,7 +253,7 @@ async fn one_whose_agent_does_not_end_it_is_ended_from_outside() {
         ..pool_spec(1, 8)
     };
     let bench = Bench::start(&engine, spec.clone());
-    let sweep = sweep(&engine, &spec);
+    let sweep = sweep(&engine);
     // Adopted and never leased, with its channel held open: no agent would ever end it.
     let guest = bench.adopted("conversation").await;
     let lifetime = spec.warm_age + spec.lifetime;
@@ -271,9 +271,8 @@ async fn one_whose_agent_does_not_end_it_is_ended_from_outside() {
 #[tokio::test(start_paused = true)]
 async fn a_sweep_does_what_it_can() {
     let engine = engine();
-    let spec = pool_spec(1, 8);
     engine.script(Op::Sweep, [Fault::Refused, Fault::Refused]);
-    let sweep = sweep(&engine, &spec);
+    let sweep = sweep(&engine);
     let mut swept = sweep.swept();
     swept.wait_for(|swept| swept.last_error.is_some()).await.unwrap();
     swept.wait_for(|swept| swept.last_error.is_none()).await.unwrap();

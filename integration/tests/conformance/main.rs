@@ -20,7 +20,7 @@ use anyhow::Result;
 use fixtures::Fixtures;
 use greenroom::{
     auth::Gate,
-    config::{Inputs, Loaded},
+    config::{Inputs, Loaded, Offers},
     conversation::Secret,
     engine::docker::DockerEngine,
     http::{self, App, Http, Rest, Served},
@@ -50,6 +50,7 @@ async fn serve_fixtures() -> Result<(Served, String)> {
     };
     let mcp = Mcp::new(
         Arc::clone(&config),
+        Offers::from(&*config),
         secret.clone(),
         sessions.clone(),
         ways,
@@ -57,6 +58,7 @@ async fn serve_fixtures() -> Result<(Served, String)> {
     );
     let rest = Rest::new(
         Arc::clone(&config),
+        Offers::from(&*config),
         secret,
         sessions,
         metrics.clone(),
@@ -71,7 +73,6 @@ async fn serve_fixtures() -> Result<(Served, String)> {
         links,
         rest,
         metrics,
-        pools: Vec::new(),
     };
     Ok((http.start(app, &config), url))
 }

@@ -94,7 +94,7 @@ impl Socket {
 
     /// Serves processes that have the same version and configuration, at most so many at once.
     #[must_use]
-    pub fn serve(self, mcp: Mcp, digest: String, most: usize) -> Attending {
+    pub fn serve(self, mcp: Mcp, digest: watch::Receiver<String>, most: usize) -> Attending {
         let stop = CancellationToken::new();
         let (count, attached) = watch::channel(0);
         let desk = Desk {
@@ -169,7 +169,7 @@ impl Attending {
 #[derive(Debug)]
 struct Desk {
     mcp: Mcp,
-    digest: String,
+    digest: watch::Receiver<String>,
     most: usize,
     count: watch::Sender<usize>,
 }
@@ -223,7 +223,7 @@ impl Desk {
                 version: VERSION.to_owned(),
             });
         }
-        if hello.configuration != self.digest {
+        if hello.configuration != *self.digest.borrow() {
             return Err(Refusal::Configuration);
         }
         if !has_seat {

@@ -9,7 +9,7 @@ use crate::{
     archive::{Allowance, Bucket, Place},
     conversation::PoolName,
     engine::docker::DockerConfig,
-    sandbox::{AppSpec, SandboxSpec, Start},
+    sandbox::{AppSpec, SandboxSpec, Start, Stay},
 };
 
 /// The agent's file name where it lies beside the server's own executable.
@@ -114,6 +114,8 @@ impl PoolConfig {
             pids: self.pids,
             nproc: self.nproc,
             nofile: self.nofile,
+            // The pool knows.
+            stay: Stay::default(),
             agent: AgentConfig {
                 begin: self.start().begin(),
                 ready: self.languages.clone(),

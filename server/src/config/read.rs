@@ -36,6 +36,8 @@ const DISKS: [(Size, &str); 3] = [
 ];
 
 /// Below this the sentry runs out of host tasks: an idle sandbox has 34.
+/// Characters of a pool's description.
+const DESCRIPTION_CHARS: usize = 200;
 const LEAST_PIDS: u32 = 128;
 
 /// Below this a sandbox does not boot.
@@ -439,6 +441,7 @@ fn pool(from: &mut Layers, name: &str, engine: Runtime, inputs: &Inputs) -> Pool
     let lifetime = from.take(&key("lifetime"), 24 * HOUR);
     let warm = from.take(&key("warm"), 2);
     let pool = PoolConfig {
+        description: description(from, &section),
         env: containers::environment(from, &section, &inputs.env),
         image: from.take(&key("image"), usual.image),
         languages: from.take(&key("languages"), usual.languages),
@@ -477,6 +480,20 @@ fn pool(from: &mut Layers, name: &str, engine: Runtime, inputs: &Inputs) -> Pool
         from.problem(source, &key, message);
     }
     pool
+}
+
+/// It stands in every tool's definition, which a model reads with each call.
+fn description(from: &mut Layers, section: &str) -> Option<String> {
+    let key = format!("{section}.description");
+    let (text, source) = from.take_from(&key, None::<String>);
+    let fits = |text: &String| {
+        (1..=DESCRIPTION_CHARS).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+    };
+    if text.as_ref().is_some_and(|text| !fits(text)) {
+        let message = format!("must be one line of 1 to {DESCRIPTION_CHARS} characters");
+        from.problem(source, &key, message);
+    }
+    text
 }
 
 /// What a pool has that says nothing else, by its kind.

@@ -363,7 +363,7 @@ impl Engine for DockerEngine {
             reason: error.to_string(),
         })?;
         let volumes = self.images.volumes(&spec.image).await?;
-        let labels = listing::labels(id, &spec.pool, &self.deployment, &self.creator);
+        let labels = listing::labels(id, &spec.pool, spec.stay, &self.deployment, &self.creator);
         let parent = self.leftovers.parent().as_str().to_owned();
         let body = container::body(spec, agent, &volumes, labels, parent);
         let options = CreateContainerOptionsBuilder::default().name(id.as_str()).build();

@@ -32,7 +32,7 @@ use axum::{
 use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
-    call::{Answer, Call},
+    call::{Answer, Call, Offered},
     forward::Target,
     roll::Roll,
 };
@@ -43,7 +43,7 @@ use super::{
 };
 use crate::{
     auth::{Identity, Scope},
-    config::Config,
+    config::{Config, Offers},
     conversation::{Secret, hex},
     delivery::{Delivery, Freight},
     forward::{Forward, Origin},
@@ -69,6 +69,7 @@ pub struct Rest {
 
 struct Shared {
     config: Arc<Config>,
+    offers: Offers,
     secret: Secret,
     sessions: Sessions,
     metrics: Metrics,
@@ -84,6 +85,7 @@ impl Rest {
     #[must_use]
     pub fn new(
         config: Arc<Config>,
+        offers: Offers,
         secret: Secret,
         sessions: Sessions,
         metrics: Metrics,
@@ -95,6 +97,7 @@ impl Rest {
         Self {
             shared: Arc::new(Shared {
                 config,
+                offers,
                 secret,
                 sessions,
                 metrics,
@@ -163,7 +166,7 @@ fn kind(rest: &Rest, request: &Request) -> Kind {
     }
     let is_container = rest
         .pool(&below.pool)
-        .is_ok_and(|(_, pool)| pool.container().is_some());
+        .is_ok_and(|pool| pool.config.container().is_some());
     if !is_container || below.first() == ".management" {
         return Kind::Operation;
     }
@@ -220,11 +223,11 @@ async fn passed_on(
         Below::read(uri.path()).ok_or_else(|| Fault::new(Code::PoolNotFound, "there is no such pool"))?;
     identity.may_use(&below.pool)?;
     identity.may(Scope::Run)?;
-    let (name, pool) = rest.pool(&below.pool)?;
+    let pool = rest.pool(&below.pool)?;
     let identifier = address::identifier_in(uri.query().unwrap_or_default())?;
     let address = Arc::new(Address::forwarded(&below.pool));
-    let call = rest.call(name.clone(), &identity.principal, identifier.as_deref(), &address)?;
-    match (target, pool.container(), below.tunnel()) {
+    let call = rest.call(pool, &identity.principal, identifier.as_deref(), &address)?;
+    match (target, call.pool.container(), below.tunnel()) {
         (Some(target), Some(container), _) => {
             forward::forward(&call, container, target, request, delivery).await
         }
@@ -307,8 +310,8 @@ async fn answer(
         identity.may(scope)?;
     }
     let principal = &identity.principal;
-    let (pool, _) = rest.pool(&address.pool)?;
-    let (pool, address) = (pool.clone(), Arc::new(address));
+    let pool = rest.pool(&address.pool)?;
+    let address = Arc::new(address);
     let headers = request.headers().clone();
     let named = || {
         rest.call(
@@ -338,7 +341,7 @@ async fn answer(
         Operation::EndSession | Operation::StopSession => sessions::end(&named()?).await,
         Operation::Sessions => {
             let base = base(rest, &headers, &address.pool);
-            sessions::list(rest, &pool, principal, &address, &base).await
+            sessions::list(rest, &pool.name, principal, &address, &base).await
         }
         Operation::Log => sessions::log(&named()?).await,
         Operation::Pool => sessions::pool(rest, &pool, principal).await,

@@ -3,11 +3,10 @@
 use greenroom_protocol::WORK_DIR;
 
 use super::render::span;
-use crate::config::{ArchivePlace, Config};
+use crate::config::{ArchivePlace, Config, PoolConfig};
 
 /// The server's instructions, with the numbers of the default pool.
-pub(super) fn instructions(config: &Config) -> String {
-    let pool = config.pools.get(&config.default_pool);
+pub(super) fn instructions(config: &Config, pool: Option<&PoolConfig>) -> String {
     let limits = pool.map_or_else(String::new, |pool| {
         format!(
             "Each sandbox has {} processor(s), {} memory and {} disk, and no network. It ends after {} without use, at the latest \

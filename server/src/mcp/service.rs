@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use super::{
     caller::{Caller, Carrier, Delivery, Freight, Progress},
     conversation::Asked,
-    instructions::instructions,
     render::Answer,
     resources,
     tools::Tools,
@@ -31,7 +30,7 @@ use super::{
 };
 use crate::{auth::Identity, conversation::ConversationId};
 
-/// How long a client may go by an old list: tools change with the configuration, so with a restart.
+/// How long a client may go by an old list: tools change with the configuration.
 const LIST_TTL_MS: u64 = 5 * 60 * 1000;
 
 /// What a 2026-07-28 result says of its server.
@@ -102,10 +101,6 @@ impl Service {
                 .ok_or_else(|| ErrorData::internal_error("the request has no sender", None)),
         }
     }
-
-    fn list(&self) -> Vec<Tool> {
-        self.tools.definitions().map(tool).collect()
-    }
 }
 
 impl ServerHandler for Service {
@@ -117,25 +112,25 @@ impl ServerHandler for Service {
                 .build(),
         )
         .with_server_info(implementation())
-        .with_instructions(instructions(self.tools.config()))
+        .with_instructions(self.tools.instructions())
     }
 
     async fn list_tools(
         &self,
         _page: Option<PaginatedRequestParams>,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        let mut list = ListToolsResult::with_all_items(self.list());
+        let identity = self.identity(context.extensions.get::<Parts>())?;
+        let list = self.tools.definitions(identity);
+        let mut list = ListToolsResult::with_all_items(list.iter().map(tool).collect());
         list.ttl_ms = Some(LIST_TTL_MS);
-        list.cache_scope = Some(CacheScope::Public);
+        // It is made for its caller.
+        list.cache_scope = Some(CacheScope::Private);
         Ok(list)
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        self.tools
-            .definitions()
-            .find(|tool| tool.name.as_str() == name)
-            .map(tool)
+        self.tools.definition(name).map(tool)
     }
 
     async fn list_resources(
@@ -341,7 +336,8 @@ mod tests {
         let config = Loaded::read(&Inputs::default()).unwrap().config;
         let tools = ToolName::STANDARD.map(|name| tool(&Definition::of(name, Pools::One)));
         let list = serde_json::to_string(&ListToolsResult::with_all_items(tools.to_vec())).unwrap();
-        let instructions = instructions(&config);
+        let instructions =
+            crate::mcp::instructions::instructions(&config, config.pools.get(&config.default_pool));
         assert!(instructions.len() < 2048, "{}", instructions.len());
         assert!(
             list.len() + instructions.len() <= 10 * 1024,

@@ -1,6 +1,7 @@
 //! What each tool does, whatever protocol the call came by: resolve, parse, open or look, act, render.
 
 mod content;
+mod definitions;
 mod files;
 mod info;
 mod runs;
@@ -8,31 +9,33 @@ mod shelf;
 mod ways;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     fmt,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use greenroom_protocol::{RunId, Standing};
-use greenroom_tool_schemas::{Definition, Folder, Pools, SessionState, ToolName};
+use greenroom_tool_schemas::{Definition, Folder, SessionState, ToolName};
 use serde_json::{Map, Value};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
 };
 
+use self::definitions::Definitions;
 pub(super) use self::shelf::{Contents, TEMPLATE};
 use super::{
     arguments::{Arguments, KeepFiles, Request},
     caller::{Caller, Carrier, Freight, News, Reached},
     conversation::{Asked, Origin, Resolved, Resolver},
+    instructions::instructions,
     render::{self, Answer, Heading, Session as Seen, Tell},
     watch::{Await, Watch},
 };
 use crate::{
-    auth::{AllowedPools, Scope},
-    config::{Aliases, Config, PoolConfig},
+    auth::{AllowedPools, Identity, Scope},
+    config::{Config, Offers, PoolConfig},
     conversation::{PoolName, Secret, SessionKey},
     error::{Failure, FailureKind},
     links::Links,
@@ -51,8 +54,9 @@ const HANDED_BACK: usize = 1024;
 pub(super) struct Tools {
     sessions: Sessions,
     resolver: Resolver,
-    definitions: BTreeMap<ToolName, Definition>,
+    definitions: Definitions,
     config: Arc<Config>,
+    offers: Offers,
     metrics: Metrics,
     ways: Ways,
     in_flight: Arc<Semaphore>,
@@ -82,7 +86,7 @@ struct Call<'a> {
     watch: Watch<'a>,
     resolved: Resolved,
     key: SessionKey,
-    pool: &'a PoolConfig,
+    pool: Arc<PoolConfig>,
 }
 
 /// Why a call has no answer of its own.
@@ -103,16 +107,12 @@ impl From<Failure> for Stop {
 impl Tools {
     pub(super) fn new(
         config: Arc<Config>,
+        offers: Offers,
         secret: Secret,
         sessions: Sessions,
         ways: Ways,
         metrics: Metrics,
     ) -> Self {
-        let pools = if config.pools.len() > 1 {
-            Pools::Several
-        } else {
-            Pools::One
-        };
         let folder = match &ways.share {
             Some(_) => Folder::Shared,
             None => Folder::None,
@@ -120,13 +120,12 @@ impl Tools {
         Self {
             sessions,
             resolver: Resolver::new(config.conversation.clone(), secret),
-            definitions: offered(&config)
-                .map(|name| (name, Definition::offering(name, pools, folder)))
-                .collect(),
+            definitions: Definitions::new(&config, folder),
             ways,
             in_flight: Arc::new(Semaphore::new(config.limits.calls)),
             handed_back: Mutex::default(),
             config,
+            offers,
             metrics,
         }
     }
@@ -143,9 +142,23 @@ impl Tools {
         Arc::clone(&self.in_flight)
     }
 
-    /// The tools on offer, by name.
-    pub(super) fn definitions(&self) -> impl Iterator<Item = &Definition> {
-        self.definitions.values()
+    /// The tools on offer to a caller.
+    pub(super) fn definitions(&self, caller: &Identity) -> Vec<Definition> {
+        self.definitions.list(&self.offers.now(), caller)
+    }
+
+    /// The definition of one.
+    pub(super) fn definition(&self, name: &str) -> Option<&Definition> {
+        self.definitions.find(name.parse().ok()?, &self.offers.now())
+    }
+
+    /// What a model is told at the start.
+    pub(super) fn instructions(&self) -> String {
+        let offer = self.offers.now();
+        instructions(
+            &self.config,
+            offer.pools.get(&offer.default_pool).map(AsRef::as_ref),
+        )
     }
 
     /// Serves one call. `None`: there is no such tool.
@@ -155,7 +168,7 @@ impl Tools {
         arguments: Map<String, Value>,
         caller: Caller<'_>,
     ) -> Option<(Answer, Freight)> {
-        let definition = self.definitions.get(&tool.parse().ok()?)?;
+        let definition = self.definition(tool)?;
         let started = Instant::now();
         let _in_flight = self.metrics.call_begins();
         let in_flight = Arc::clone(&self.in_flight).try_acquire_owned().ok();
@@ -260,9 +273,9 @@ impl Tools {
                 carrier: caller.carrier.map(Carrier::id),
             })
             .map_err(|bad| Failure::bad_argument(bad.to_string()))?;
-        let request = arguments.request(pool, &self.config.limits)?;
+        let request = arguments.request(&pool, &self.config.limits)?;
         let key = SessionKey {
-            pool: name.clone(),
+            pool: name,
             principal: resolved.principal.clone(),
             conversation: resolved.key.clone(),
         };
@@ -281,15 +294,20 @@ impl Tools {
 
     /// The pool of a call: the one that it names, else its caller's first, else the configured one. One that its
     /// caller may not use does not exist for it.
-    fn pool(&self, named: Option<&str>, allowed: &AllowedPools) -> Result<(&PoolName, &PoolConfig), Failure> {
-        let first = allowed.first().unwrap_or(&self.config.default_pool);
+    fn pool(
+        &self,
+        named: Option<&str>,
+        allowed: &AllowedPools,
+    ) -> Result<(PoolName, Arc<PoolConfig>), Failure> {
+        let offer = self.offers.now();
+        let first = allowed.first().unwrap_or(&offer.default_pool);
         let wanted = named.unwrap_or_else(|| first.as_str());
-        let mut own = self
-            .config
+        let mut own = offer
             .pools
             .iter()
             .filter(|(name, _)| allowed.allow(name.as_str()));
         let found = own.clone().find(|(name, _)| name.as_str() == wanted);
+        let found = found.map(|(name, pool)| (name.clone(), Arc::clone(pool)));
         found.ok_or_else(|| {
             let known: Vec<&str> = own.by_ref().map(|(name, _)| name.as_str()).collect();
             let shown: String = wanted.chars().take(40).collect();
@@ -379,7 +397,8 @@ impl Tools {
         let Reached::Once(key) = carrier.reached() else {
             return;
         };
-        let Some(pool) = self.config.pools.get(&key.pool) else {
+        let offer = self.offers.now();
+        let Some(pool) = offer.pools.get(&key.pool) else {
             return;
         };
         // Without a look first, a session that has ended meanwhile would be made anew.
@@ -400,9 +419,7 @@ impl Tools {
 
 impl fmt::Debug for Tools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tools")
-            .field("tools", &self.definitions.keys())
-            .finish_non_exhaustive()
+        f.debug_struct("Tools").finish_non_exhaustive()
     }
 }
 
@@ -421,15 +438,6 @@ pub(super) const fn needed(tool: ToolName) -> Option<Scope> {
         }
         ToolName::SessionInfo => None,
     }
-}
-
-/// The tools that are configured, and those that go by other systems' names.
-fn offered(config: &Config) -> impl Iterator<Item = ToolName> {
-    let aliases: &[ToolName] = match config.aliases {
-        Aliases::None => &[],
-        Aliases::Azure => &ToolName::AZURE,
-    };
-    config.tools.iter().chain(aliases).copied()
 }
 
 /// What was archived by then is kept; the sandbox may have ended in the last moment.
@@ -462,7 +470,7 @@ impl Call<'_> {
         match self.resolved.origin {
             Origin::Host | Origin::Own => full(Provenance::Own),
             Origin::Minted => full(Provenance::Minted),
-            Origin::JustMinted => short(self.pool, Provenance::JustMinted),
+            Origin::JustMinted => short(&self.pool, Provenance::JustMinted),
             Origin::Carried => match self.caller.carrier.map(Carrier::reached) {
                 None | Some(Reached::Never) => full(Provenance::JustMinted),
                 Some(Reached::Once(_) | Reached::Often) => full(Provenance::Minted),

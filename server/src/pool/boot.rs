@@ -247,6 +247,7 @@ impl Order {
         let (engine, id) = (Arc::clone(&self.engine), self.custody.id().clone());
         let mut spec = SandboxSpec {
             image: self.image.clone(),
+            stay: self.spec.stay(),
             ..self.spec.sandbox.clone()
         };
         if let Some(app) = &self.spec.start.app {

@@ -15,6 +15,8 @@ pub struct Census {
     /// Sandboxes of this pool that the engine had when it was last asked, whoever made them; ended ones do
     /// not count.
     pub live: Option<usize>,
+    /// The image that sandboxes are made from, once it is prepared.
+    pub prepared: Option<String>,
     /// Boots, and preparations of the image, that failed in a row.
     pub failures: u32,
     /// Why the last of them failed. Kept until one succeeds.
@@ -33,6 +35,7 @@ impl Census {
             counts: Counts::ZERO,
             waiting: 0,
             live: None,
+            prepared: None,
             failures: 0,
             last_boot_error: None,
             backoff_until: None,

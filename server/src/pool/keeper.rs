@@ -394,6 +394,10 @@ impl Keeper {
             counts,
             waiting: self.queue.len(),
             live: self.pace.room().map(|room| room.live),
+            prepared: match &self.image {
+                Image::Prepared(image) => Some(image.clone()),
+                Image::Wanted(_) | Image::Preparing(_) => None,
+            },
             failures: self.pace.failures(),
             last_boot_error: self.pace.reason(),
             backoff_until: self.pace.held_until(self.queue.len() > 0),

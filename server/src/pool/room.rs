@@ -73,6 +73,7 @@ mod tests {
 
     use super::*;
     use crate::sandbox::Fate;
+    use crate::sandbox::Stay;
 
     fn listed(n: u8, pool: &str, state: ListedState, adopted: bool) -> Listed {
         Listed {
@@ -82,6 +83,7 @@ mod tests {
             state,
             adopted,
             created_at: SystemTime::UNIX_EPOCH,
+            stay: Stay::default(),
             started_at: None,
         }
     }

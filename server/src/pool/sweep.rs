@@ -21,9 +21,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::PoolSpec;
 use crate::{
-    conversation::PoolName,
     engine::{Engine, EngineError, Listed, ListedState},
     sandbox::SandboxId,
 };
@@ -32,48 +30,9 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(30);
 /// How long an ended session's news stays to be told.
 const TOMBSTONE: Duration = Duration::from_secs(24 * 60 * 60);
-/// What a sandbox may run beyond its time: its agent needs seconds to end it.
-const GRACE: Duration = Duration::from_secs(60);
-/// A pool that this server does not know is another server's, and so is its lifetime.
-const UNKNOWN_POOL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// One call to the engine, and destroys at once.
 const CALL: Duration = Duration::from_secs(60);
 const PARALLEL: usize = 4;
-
-/// How long the sandboxes of each pool may take over what.
-#[derive(Clone, Debug)]
-pub struct SweepSpec {
-    pools: BTreeMap<PoolName, Times>,
-    never_started: Duration,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Times {
-    /// Unadopted after this, no keeper has it in its hand.
-    warm: Duration,
-    /// Running after this, its agent has failed to end it.
-    running: Duration,
-}
-
-impl SweepSpec {
-    /// What follows from the configured pools.
-    #[must_use]
-    pub fn of<'a>(specs: impl IntoIterator<Item = &'a PoolSpec>) -> Self {
-        let mut sweep = Self {
-            pools: BTreeMap::new(),
-            never_started: Duration::from_secs(40),
-        };
-        for spec in specs {
-            let times = Times {
-                warm: spec.warm_age + 2 * spec.boot_deadline + GRACE,
-                running: spec.warm_age + spec.lifetime + GRACE,
-            };
-            sweep.pools.insert(spec.name().clone(), times);
-            sweep.never_started = sweep.never_started.max(2 * spec.boot_deadline);
-        }
-        sweep
-    }
-}
 
 /// Why a sandbox is swept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -136,14 +95,9 @@ pub struct Sweep {
 impl Sweep {
     /// Starts it. `clock` is the wall clock, by which the engine says when things happened.
     #[must_use]
-    pub fn start(
-        spec: SweepSpec,
-        engine: Arc<dyn Engine>,
-        clock: impl Fn() -> SystemTime + Send + Sync + 'static,
-    ) -> Self {
+    pub fn start(engine: Arc<dyn Engine>, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         let (told, swept) = watch::channel(Swept::default());
         let broom = Broom {
-            spec,
             engine,
             clock: Box::new(clock),
             created: Created::default(),
@@ -163,7 +117,6 @@ impl Sweep {
 }
 
 struct Broom {
-    spec: SweepSpec,
     engine: Arc<dyn Engine>,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
     created: Created,
@@ -172,9 +125,7 @@ struct Broom {
 
 impl fmt::Debug for Broom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Broom")
-            .field("spec", &self.spec)
-            .finish_non_exhaustive()
+        f.debug_struct("Broom").finish_non_exhaustive()
     }
 }
 
@@ -199,14 +150,12 @@ impl Broom {
     async fn pass(&mut self) -> Result<(), EngineError> {
         let listed = bounded("list its sandboxes", self.engine.list()).await?;
         let wall = (self.clock)();
-        let ripe = self
-            .created
-            .seen(&listed, self.spec.never_started, Instant::now());
+        let ripe = self.created.ripe(&listed, Instant::now());
         let judged = listed.iter().filter_map(|sandbox| {
             let ground = if ripe.contains(&sandbox.id) {
                 Some(Ground::NeverStarted)
             } else {
-                judge(sandbox, &self.spec, wall)
+                judge(sandbox, wall)
             };
             Some((sandbox.id.clone(), ground?))
         });
@@ -253,23 +202,22 @@ struct Created {
 }
 
 impl Created {
-    /// Those that have been seen for `long`.
-    fn seen(&mut self, listed: &[Listed], long: Duration, now: Instant) -> Vec<SandboxId> {
-        let created = listed.iter().filter(|s| s.state == ListedState::Created);
-        self.since = created
+    /// Those that have been seen for longer than a boot takes.
+    fn ripe(&mut self, listed: &[Listed], now: Instant) -> Vec<SandboxId> {
+        let created = || listed.iter().filter(|s| s.state == ListedState::Created);
+        self.since = created()
             .map(|s| (s.id.clone(), self.since.get(&s.id).copied().unwrap_or(now)))
             .collect();
-        let ripe = self.since.iter().filter(|(_, since)| now - **since >= long);
-        ripe.map(|(id, _)| id.clone()).collect()
+        created()
+            .filter(|s| now - self.since[&s.id] >= s.stay.created)
+            .map(|s| s.id.clone())
+            .collect()
     }
 }
 
 /// What the wall clock says of a sandbox.
-pub(crate) fn judge(sandbox: &Listed, spec: &SweepSpec, wall: SystemTime) -> Option<Ground> {
-    let times = spec.pools.get(&sandbox.pool).copied().unwrap_or(Times {
-        warm: UNKNOWN_POOL,
-        running: UNKNOWN_POOL,
-    });
+pub(crate) fn judge(sandbox: &Listed, wall: SystemTime) -> Option<Ground> {
+    let times = sandbox.stay;
     // A time that is still to come is no age.
     let age = |at: SystemTime| wall.duration_since(at).unwrap_or_default();
     let running = sandbox.started_at.map(age).unwrap_or_default();
@@ -289,7 +237,11 @@ pub(crate) fn judge(sandbox: &Listed, spec: &SweepSpec, wall: SystemTime) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{pool::tests::spec, sandbox::Fate};
+    use crate::{
+        conversation::PoolName,
+        pool::tests::spec,
+        sandbox::{Fate, Stay},
+    };
 
     const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -306,12 +258,12 @@ mod tests {
             adopted,
             created_at: SystemTime::UNIX_EPOCH,
             started_at,
+            stay: spec(2, 4).stay(),
         }
     }
 
     #[test]
     fn each_is_judged_by_what_it_is_and_how_long() {
-        let sweep = SweepSpec::of([&spec(2, 4)]);
         let wall = SystemTime::UNIX_EPOCH + 1000 * HOUR;
         let minutes = |n: u32| wall - n * Duration::from_secs(60);
         let exited = |exit_code, ago: u32| {
@@ -352,25 +304,25 @@ mod tests {
             (exited(80, 1), true, Some(2), Some(Ground::EndedUnbound)),
         ] {
             let sandbox = listed(state, adopted, started.map(minutes));
-            assert_eq!(judge(&sandbox, &sweep, wall), ground, "{sandbox:?}");
+            assert_eq!(judge(&sandbox, wall), ground, "{sandbox:?}");
         }
         let early = listed(ListedState::Running, false, Some(wall + HOUR));
-        assert_eq!(judge(&early, &sweep, wall), None, "its clock is ahead");
+        assert_eq!(judge(&early, wall), None, "its clock is ahead");
         let mut unknown = listed(ListedState::Running, false, Some(wall - 100 * HOUR));
-        unknown.pool = PoolName::parse("theirs").unwrap();
-        assert_eq!(judge(&unknown, &sweep, wall), None, "another server's pool");
+        unknown.stay = Stay::default();
+        assert_eq!(judge(&unknown, wall), None, "it does not say");
     }
 
     #[test]
     fn a_created_one_is_swept_by_our_own_clock_alone() {
-        let (now, long) = (Instant::now(), Duration::from_secs(40));
+        let (now, long) = (Instant::now(), spec(2, 4).stay().created);
         let created = [listed(ListedState::Created, false, None)];
         let running = [listed(ListedState::Running, false, None)];
         let mut seen = Created::default();
-        assert_eq!(seen.seen(&created, long, now), []);
-        assert_eq!(seen.seen(&created, long, now + long / 2), []);
-        assert_eq!(seen.seen(&created, long, now + long), [id(1)]);
-        assert_eq!(seen.seen(&running, long, now + long), []);
-        assert_eq!(seen.seen(&created, long, now + 2 * long), [], "seen anew");
+        assert_eq!(seen.ripe(&created, now), []);
+        assert_eq!(seen.ripe(&created, now + long / 2), []);
+        assert_eq!(seen.ripe(&created, now + long), [id(1)]);
+        assert_eq!(seen.ripe(&running, now + long), []);
+        assert_eq!(seen.ripe(&created, now + 2 * long), [], "seen anew");
     }
 }

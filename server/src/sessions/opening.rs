@@ -33,7 +33,7 @@ use crate::{
     conversation::SessionName,
     engine::{EngineError, Found, Place},
     guest::{Guest, GuestError},
-    pool::{Claim, Pool},
+    pool::{Claim, ClaimError, Pool},
     sandbox::{SandboxId, restart_reason},
 };
 
@@ -362,7 +362,7 @@ impl Opening {
     }
 
     /// A sandbox, if need be in the place of a session that nobody has called for long.
-    async fn claim_or_make_room(&self) -> Result<Claim, OpenError> {
+    async fn claim_or_make_room(&mut self) -> Result<Claim, OpenError> {
         for _ in 0..PLACES {
             let refused = match self.claim().await {
                 Err(OpenError::Claim(refused)) if refused.is_of_room() => refused,
@@ -381,9 +381,20 @@ impl Opening {
         self.claim().await
     }
 
-    async fn claim(&self) -> Result<Claim, OpenError> {
-        // The pool bounds the wait; the opening as a whole is bounded by whoever started it.
-        Ok(self.pool.claim(Instant::now() + super::OPENING).await?)
+    /// Race: the pool may be replaced, or no longer be offered, while this waits for it.
+    async fn claim(&mut self) -> Result<Claim, OpenError> {
+        loop {
+            // The pool bounds the wait; the opening as a whole is bounded by whoever started it.
+            let claimed = self.pool.claim(Instant::now() + super::OPENING).await;
+            let Err(ClaimError::Closed) = claimed else {
+                return Ok(claimed?);
+            };
+            match self.shared.pool(self.pool.spec().name()) {
+                None => return Err(OpenError::NoPool(self.pool.spec().name().clone())),
+                Some(pool) if pool.is_closing() => return Ok(claimed?),
+                Some(pool) => self.pool = pool,
+            }
+        }
     }
 
     /// A sandbox has decided to end: waits for that. One that goes on running has given up its lease all the

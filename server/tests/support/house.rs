@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use greenroom::{
     auth::Gate,
+    config::Offers,
     conversation::Secret,
     engine::Engine as _,
     http::{App, Http, Rest, Served},
@@ -74,6 +75,7 @@ impl House {
         let sessions = front.server.sessions.clone();
         let rest = Rest::new(
             Arc::clone(&front.config),
+            Offers::from(&*front.config),
             Secret::new([7; 32]),
             sessions,
             Metrics::new(),
@@ -86,7 +88,6 @@ impl House {
             links: front.links.clone(),
             rest,
             metrics: Metrics::new(),
-            pools: Vec::new(),
         };
         let served = http.start(app, &front.config);
         Self {

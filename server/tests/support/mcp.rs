@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use greenroom::{
     auth::Identity,
-    config::{Config, Inputs, Loaded},
+    config::{Config, Inputs, Loaded, Offers},
     conversation::Secret,
     engine::Engine as _,
     links::Links,
@@ -59,7 +59,14 @@ impl Front {
             links: links.clone(),
             share: None,
         };
-        let mcp = Mcp::new(Arc::clone(&config), secret, sessions, ways, Metrics::new());
+        let mcp = Mcp::new(
+            Arc::clone(&config),
+            Offers::from(&*config),
+            secret,
+            sessions,
+            ways,
+            Metrics::new(),
+        );
         let endpoint = mcp.endpoint();
         Self {
             server,

@@ -24,7 +24,10 @@ pub mod server;
 #[path = "../../../sandbox-images/agent/tests/wire/support/kernel.rs"]
 pub mod kernel;
 
-use greenroom::{conversation::PoolName, sandbox::SandboxSpec};
+use greenroom::{
+    conversation::PoolName,
+    sandbox::{SandboxSpec, Stay},
+};
 use greenroom_protocol::AgentConfig;
 
 /// What a pool named `python` would ask a fake engine for.
@@ -38,6 +41,7 @@ pub fn spec() -> SandboxSpec {
         pids: 512,
         nproc: 128,
         nofile: 1024,
+        stay: Stay::default(),
         agent: AgentConfig::default(),
     }
 }

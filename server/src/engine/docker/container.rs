@@ -149,6 +149,7 @@ mod tests {
 
     use super::*;
     use crate::conversation::PoolName;
+    use crate::sandbox::Stay;
 
     fn spec() -> SandboxSpec {
         SandboxSpec {
@@ -160,6 +161,7 @@ mod tests {
             pids: 64,
             nproc: 128,
             nofile: 1024,
+            stay: Stay::default(),
             agent: AgentConfig::default(),
         }
     }

@@ -11,7 +11,7 @@ use greenroom_protocol::GENERATION;
 use crate::{
     conversation::{PoolName, SessionName},
     engine::Usage,
-    sandbox::{Fate, SandboxId},
+    sandbox::{Fate, SandboxId, Stay},
 };
 
 /// The sandbox's id, as the caller minted it.
@@ -22,6 +22,8 @@ pub(super) const POOL: &str = "greenroom.pool";
 pub(super) const DEPLOYMENT: &str = "greenroom.deployment";
 /// The server process that created it.
 pub(super) const CREATOR: &str = "greenroom.creator";
+/// How long it may be what.
+pub(super) const STAY: &str = "greenroom.stay";
 /// The protocol that its agent speaks.
 pub(super) const PROTOCOL: &str = "greenroom.generation";
 
@@ -29,12 +31,14 @@ pub(super) const PROTOCOL: &str = "greenroom.generation";
 pub(super) fn labels(
     id: &SandboxId,
     pool: &PoolName,
+    stay: Stay,
     deployment: &str,
     creator: &str,
 ) -> HashMap<String, String> {
     [
         (ID, id.as_str()),
         (POOL, pool.as_str()),
+        (STAY, &stay.to_word()),
         (DEPLOYMENT, deployment),
         (CREATOR, creator),
         (PROTOCOL, &GENERATION.to_string()),
@@ -55,6 +59,7 @@ pub(super) struct Row {
     pub(super) deployment: String,
     pub(super) doing: Doing,
     pub(super) created_at: SystemTime,
+    pub(super) stay: Stay,
 }
 
 impl Row {
@@ -73,6 +78,10 @@ impl Row {
             deployment: labels.remove(DEPLOYMENT)?,
             doing: Doing::read(summary.state?),
             created_at: SystemTime::UNIX_EPOCH + Duration::from_secs(created),
+            stay: labels
+                .get(STAY)
+                .and_then(|word| Stay::read(word))
+                .unwrap_or_default(),
         })
     }
 
@@ -184,7 +193,7 @@ mod tests {
             id: Some("c0ffee".into()),
             names: Some(vec![format!("/{id}")]),
             created: Some(5),
-            labels: Some(labels(&id, &pool, "ours", "me")),
+            labels: Some(labels(&id, &pool, Stay::default(), "ours", "me")),
             state: Some(state),
             ..ContainerSummary::default()
         }

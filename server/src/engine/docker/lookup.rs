@@ -109,6 +109,7 @@ impl DockerEngine {
             state,
             created_at: row.created_at,
             started_at,
+            stay: row.stay,
         }))
     }
 

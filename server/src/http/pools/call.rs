@@ -29,11 +29,19 @@ const NEW_ALLOCATION: HeaderName = HeaderName::from_static("x-ms-new-allocation"
 const SESSION: HeaderName = HeaderName::from_static("x-greenroom-session");
 const FILES: HeaderName = HeaderName::from_static("x-greenroom-files");
 
+/// A pool as it was offered when a request came in.
+#[derive(Clone)]
+pub(super) struct Offered {
+    pub(super) name: PoolName,
+    pub(super) config: Arc<PoolConfig>,
+}
+
 /// A request whose session is known by name.
 #[derive(Clone)]
 pub(super) struct Call {
     pub(super) rest: Rest,
     pub(super) key: SessionKey,
+    pub(super) pool: Arc<PoolConfig>,
     pub(super) provenance: Provenance,
     /// As the client wrote it: a secret, for answers to its own caller only.
     pub(super) identifier: String,
@@ -48,19 +56,18 @@ pub(super) struct Answer {
 }
 
 impl Rest {
-    pub(super) fn pool(&self, name: &str) -> Result<(&PoolName, &PoolConfig), Fault> {
-        let found = self
-            .shared
-            .config
-            .pools
-            .iter()
-            .find(|(known, _)| known.as_str() == name);
+    pub(super) fn pool(&self, name: &str) -> Result<Offered, Fault> {
+        let offer = self.shared.offers.now();
+        let found = offer.find(name).map(|(name, config)| Offered {
+            name: name.clone(),
+            config: Arc::clone(config),
+        });
         found.ok_or_else(|| Fault::new(Code::PoolNotFound, "there is no such pool"))
     }
 
     pub(super) fn call(
         &self,
-        pool: PoolName,
+        pool: Offered,
         principal: &Principal,
         identifier: Option<&str>,
         address: &Arc<Address>,
@@ -78,10 +85,11 @@ impl Rest {
         Ok(Call {
             rest: self.clone(),
             key: SessionKey {
-                pool,
+                pool: pool.name,
                 principal,
                 conversation,
             },
+            pool: pool.config,
             provenance,
             identifier: identifier.to_owned(),
             address: Arc::clone(address),
@@ -98,16 +106,11 @@ impl Call {
         self.address.dialect
     }
 
-    pub(super) fn pool(&self) -> Result<&PoolConfig, Fault> {
-        self.rest.pool(self.key.pool.as_str()).map(|(_, pool)| pool)
-    }
-
     /// The session's sandbox, made if there is none.
     pub(super) async fn open(&self) -> Result<Session, Fault> {
-        let pool = self.pool()?;
         let terms = Terms {
-            idle: pool.idle,
-            lifetime: pool.lifetime,
+            idle: self.pool.idle,
+            lifetime: self.pool.lifetime,
             provenance: self.provenance,
         };
         let opened = self.shared().sessions.open(&self.key, terms).await;

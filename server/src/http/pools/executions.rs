@@ -71,7 +71,7 @@ pub(super) async fn execute(
 
 impl Start {
     fn new(call: &Call, ask: Ask, headers: &HeaderMap) -> Result<Self, Fault> {
-        let pool = call.pool()?;
+        let pool = &call.pool;
         let (kind, language, code) = match ask.what {
             What::Code(code) => (Kind::Code, pool.language(), code),
             What::Shell(shell) => (Kind::Shell, Language::Bash, shell.script()?),
@@ -359,7 +359,7 @@ pub(super) async fn poll(call: &Call, id: &str, headers: &HeaderMap) -> Result<A
         let own = runs.iter().find(|run| run.id == id).ok_or_else(none)?;
         own.language == Language::Bash
     };
-    let code_is_bash = call.pool()?.languages.first() == Some(&Language::Bash);
+    let code_is_bash = call.pool.languages.first() == Some(&Language::Bash);
     let shown = Shown {
         call,
         mode: Mode::Asynchronous,

@@ -9,16 +9,23 @@ use std::{
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::conversation::{ConversationId, PoolName, Principal, SessionKey};
+use super::Offered;
+use crate::{
+    config::PoolConfig,
+    conversation::{ConversationId, PoolName, Principal, SessionKey},
+};
 
 /// Identifiers that are remembered of one principal in one pool: more than sandboxes that one machine carries.
 const MOST: usize = 4096;
+
+/// What a pool's image holds, and the very offer of the pool that was asked.
+type Contents = (Arc<PoolConfig>, Arc<OnceCell<Value>>);
 
 /// Until the server ends.
 #[derive(Debug, Default)]
 pub(super) struct Roll {
     known: Mutex<HashMap<(PoolName, Principal), BTreeSet<ConversationId>>>,
-    contents: Mutex<HashMap<PoolName, Arc<OnceCell<Value>>>>,
+    contents: Mutex<HashMap<PoolName, Contents>>,
 }
 
 impl Roll {
@@ -41,10 +48,15 @@ impl Roll {
         }
     }
 
-    /// What the pool's image holds, once that was asked.
-    pub(super) fn contents(&self, pool: &PoolName) -> Arc<OnceCell<Value>> {
+    /// What the pool's image holds, once that was asked; of a pool that is offered anew it is asked again.
+    pub(super) fn contents(&self, pool: &Offered) -> Arc<OnceCell<Value>> {
         let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(contents.entry(pool.clone()).or_default())
+        let entry = contents.entry(pool.name.clone());
+        let (of, cell) = entry.or_insert_with(|| (Arc::clone(&pool.config), Arc::default()));
+        if !Arc::ptr_eq(of, &pool.config) {
+            (*of, *cell) = (Arc::clone(&pool.config), Arc::default());
+        }
+        Arc::clone(cell)
     }
 
     /// In order.

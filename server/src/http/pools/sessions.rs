@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, stream};
 use greenroom_protocol::{Language, LeaseState};
 use serde_json::{Value, json};
 
-use super::{Answer, Call, Rest, json, put};
+use super::{Answer, Call, Offered, Rest, json, put};
 use crate::{
     conversation::{ConversationId, PoolName, Principal, SessionKey},
     rest::{
@@ -213,11 +213,11 @@ async fn looked_at(
 }
 
 /// What a pool is. Only a sandbox knows what its image holds: one is asked, once in a server's life.
-pub(super) async fn pool(rest: &Rest, name: &PoolName, principal: &Principal) -> Result<Answer, Fault> {
-    let (_, config) = rest.pool(name.as_str())?;
-    let contents = rest.shared.roll.contents(name);
+pub(super) async fn pool(rest: &Rest, pool: &Offered, principal: &Principal) -> Result<Answer, Fault> {
+    let config = &pool.config;
+    let contents = rest.shared.roll.contents(pool);
     let contents = contents
-        .get_or_try_init(|| contents_of(rest, name, principal))
+        .get_or_try_init(|| contents_of(rest, pool, principal))
         .await?;
     let started = rest
         .shared
@@ -250,17 +250,16 @@ pub(super) async fn pool(rest: &Rest, name: &PoolName, principal: &Principal) ->
     })
 }
 
-async fn contents_of(rest: &Rest, pool: &PoolName, principal: &Principal) -> Result<Value, Fault> {
+async fn contents_of(rest: &Rest, pool: &Offered, principal: &Principal) -> Result<Value, Fault> {
     let conversation = mcp_id(rest)?;
     let key = SessionKey {
-        pool: pool.clone(),
+        pool: pool.name.clone(),
         principal: principal.clone(),
         conversation,
     };
-    let (_, config) = rest.pool(pool.as_str())?;
     let terms = Terms {
         idle: GLANCE,
-        lifetime: config.lifetime,
+        lifetime: pool.config.lifetime,
         provenance: Provenance::JustMinted,
     };
     let session = rest
@@ -282,7 +281,8 @@ async fn contents_of(rest: &Rest, pool: &PoolName, principal: &Principal) -> Res
         let kernel = hello.kernels.iter().find(|kernel| kernel.language == language);
         kernel.and_then(|kernel| kernel.version.clone())
     };
-    let runtimes: Vec<Value> = config
+    let runtimes: Vec<Value> = pool
+        .config
         .languages
         .iter()
         .map(|language| json!({ "name": language.as_str(), "version": number(&version(*language).unwrap_or_default()) }))

@@ -16,7 +16,7 @@ impl Tools {
         let hello = session.guest.hello().await.map_err(failed)?;
         let runs = session.guest.runs().await.map_err(failed)?.runs;
         let packages = session.guest.packages().await.map_err(failed)?;
-        let (pool, limits) = (call.pool, &hello.platform);
+        let (pool, limits) = (&call.pool, &hello.platform);
         let mut text = format!("pool: {}\nlanguages:", call.key.pool);
         for kernel in &hello.kernels {
             let state = match kernel.state {

@@ -145,7 +145,7 @@ impl Tools {
             return Ok(None);
         }
         let key = SessionKey {
-            pool: pool.clone(),
+            pool,
             principal: resolved.principal,
             conversation: resolved.key,
         };

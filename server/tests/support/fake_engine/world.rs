@@ -301,6 +301,7 @@ impl Sandbox {
             },
             adopted: self.name != id.as_str(),
             created_at: self.created_at,
+            stay: self.spec.stay,
             started_at: self.started_at,
         }
     }
