@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run setup image image-r toolchain agent build check test test-python test-clients conformance clients chaos bench soak
+.PHONY: help run setup image image-r toolchain agent build check test test-python test-clients test-images conformance clients chaos bench soak
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # In CI the lock file is the law; elsewhere cargo may add a dependency that somebody has just written down.
@@ -59,7 +59,11 @@ test-python:
 test-clients:
 	@scripts/test-clients
 
-test: setup agent test-python test-clients ## every test of every level, on real Docker and real gVisor
+# Images of others, for the tests that run them.
+test-images: setup
+	@scripts/test-images
+
+test: setup agent test-python test-clients test-images ## every test of every level, on real Docker and real gVisor
 	cargo build $(LOCKED) -p greenroom --bin greenroom
 	GREENROOM_AGENT="$(AGENT)" cargo test $(LOCKED) --workspace --no-fail-fast
 

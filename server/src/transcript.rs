@@ -23,6 +23,8 @@ pub(crate) struct Transcript {
     pub id: RunId,
     /// What runs it, as far as is known: the outcome says it, and whoever started it knows.
     pub language: Option<Language>,
+    /// Bash was asked for, and the image's plain shell ran it.
+    pub stood_in: bool,
     /// What its caller must hear.
     pub standing: Option<Standing>,
     /// Where it stands.
@@ -142,6 +144,7 @@ impl Transcript {
         Self {
             id,
             language,
+            stood_in: false,
             standing: None,
             stage: Stage::Queued { behind: None },
             lost: None,
@@ -202,6 +205,7 @@ impl Transcript {
                 }
             }
             RunEventKind::Finished(outcome) => {
+                self.stood_in = self.language == Some(Language::Bash) && outcome.language == Language::Sh;
                 self.language = Some(outcome.language);
                 self.standing = Some(outcome.standing.clone());
                 self.stage = Stage::Finished(Box::new(outcome));

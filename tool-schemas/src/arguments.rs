@@ -23,7 +23,7 @@ pub struct Address {
 pub struct ExecuteCode {
     /// The code.
     pub code: String,
-    /// What runs it: python (default), bash, javascript, typescript, or another kernel of the image.
+    /// What runs it: python (default), bash (or sh, where the image has no bash), javascript, typescript, or another kernel of the image.
     #[serde(default)]
     #[schemars(with = "String")]
     pub language: Option<String>,

@@ -136,7 +136,12 @@ impl Quarters {
     /// Whether children have another user than the agent, so that it may not look into them.
     #[must_use]
     pub fn is_apart(&self) -> bool {
-        self.uid.is_some_and(|uid| uid != own_uid())
+        self.guest().is_some()
+    }
+
+    /// The user of the children, where it is not the agent's.
+    pub(crate) fn guest(&self) -> Option<u32> {
+        self.uid.filter(|uid| *uid != own_uid())
     }
 
     /// A command that runs as the guest in the work directory, in a process group of its own, with the

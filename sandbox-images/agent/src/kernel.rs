@@ -10,20 +10,26 @@ use crate::child::Quarters;
 
 mod control;
 mod driver;
+mod fifo;
 pub(crate) mod jupyter;
 mod python;
+mod sh;
 mod shell;
 
-/// The kernels of an image, none of them started: Python and bash, and what Jupyter kernels it has. One whose
-/// program is missing says so when it is.
+/// The kernels of an image, none of them started: Python, bash or else the plain shell, and what Jupyter kernels it
+/// has. One whose program is missing says so when it is.
 #[must_use]
 pub fn all(config: &AgentConfig, quarters: Quarters) -> Vec<Box<dyn Kernel>> {
     let quarters = Arc::new(quarters);
     let mut kernels: Vec<Box<dyn Kernel>> = vec![
         Box::new(python::Python::kernel(config, Arc::clone(&quarters))),
-        Box::new(shell::Shell::kernel(config, Arc::clone(&quarters))),
+        if quarters.find("bash").is_none() && quarters.find("sh").is_some() {
+            Box::new(sh::Sh::kernel(config, Arc::clone(&quarters)))
+        } else {
+            Box::new(shell::Shell::kernel(config, Arc::clone(&quarters)))
+        },
     ];
-    let ours = [Language::Python, Language::Bash];
+    let ours = [Language::Python, Language::Bash, Language::Sh];
     for kernel in jupyter::kernels(config, &quarters, &ours) {
         kernels.push(Box::new(kernel));
     }

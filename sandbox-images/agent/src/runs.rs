@@ -188,7 +188,11 @@ impl Runs {
     }
 
     /// Accepts a run, or finds it accepted already, and follows it from its first event.
-    pub(crate) fn submit(&self, request: RunRequest, tenure: &Arc<Tenure>) -> Result<Follower, RunsError> {
+    pub(crate) fn submit(
+        &self,
+        mut request: RunRequest,
+        tenure: &Arc<Tenure>,
+    ) -> Result<Follower, RunsError> {
         let digest = check(&request)?;
         // Held open before the id is looked up, so that the end of the lease cannot fall in between.
         let activity = tenure.open()?;
@@ -202,6 +206,10 @@ impl Runs {
         let lane = self
             .lane(request.language)
             .ok_or_else(|| RunsError::NoKernel(self.no_kernel(request.language)))?;
+        if lane.language().is_shell() {
+            // The image's one shell has its own name, whatever it was called.
+            request.language = lane.language();
+        }
         let run = Arc::new(Run::new(request, digest, activity));
         match lane.enqueue(&run) {
             Enqueue::Queued => {}
@@ -266,9 +274,9 @@ impl Runs {
 
     fn no_kernel(&self, language: Language) -> String {
         let offered = self.offered();
-        let known = Language::KNOWN
-            .into_iter()
-            .filter(|known| kernel_of(*known, &offered).is_some());
+        let known = Language::KNOWN.into_iter().filter(|known| {
+            kernel_of(*known, &offered).is_some_and(|kernel| kernel == *known || !kernel.is_shell())
+        });
         let others = offered
             .iter()
             .copied()

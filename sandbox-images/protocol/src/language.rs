@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Bytes of a [`KernelName`].
 const NAME_BYTES: usize = 24;
 
-/// What runs code. Python and bash are the agent's own; everything else is a Jupyter kernel of the image.
+/// What runs code. Python and the shell are the agent's own; everything else is a Jupyter kernel of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Language {
@@ -15,6 +15,8 @@ pub enum Language {
     Python,
     /// One persistent bash.
     Bash,
+    /// The same with a plain POSIX shell, in images that have no bash.
+    Sh,
     /// JavaScript: a kernel of its own, or the one for TypeScript.
     JavaScript,
     /// TypeScript.
@@ -24,8 +26,14 @@ pub enum Language {
 }
 
 impl Language {
-    /// Those of the default image, in the order in which they are offered.
-    pub const KNOWN: [Self; 4] = [Self::Python, Self::Bash, Self::JavaScript, Self::TypeScript];
+    /// Those with a name here, in the order in which they are offered.
+    pub const KNOWN: [Self; 5] = [
+        Self::Python,
+        Self::Bash,
+        Self::Sh,
+        Self::JavaScript,
+        Self::TypeScript,
+    ];
 
     /// The name on the wire and in answers.
     #[must_use]
@@ -33,19 +41,29 @@ impl Language {
         match self {
             Self::Python => "python",
             Self::Bash => "bash",
+            Self::Sh => "sh",
             Self::JavaScript => "javascript",
             Self::TypeScript => "typescript",
             Self::Other(name) => name.as_str(),
         }
     }
 
-    /// Whose kernel runs it where it has none: so that what one says the other knows.
+    /// Whose kernel runs it where it has none: so that what one says the other knows. An image has one shell, which
+    /// answers to both names.
     #[must_use]
     pub const fn stand_in(&self) -> Option<Self> {
         match self {
             Self::JavaScript => Some(Self::TypeScript),
-            Self::Python | Self::Bash | Self::TypeScript | Self::Other(_) => None,
+            Self::Bash => Some(Self::Sh),
+            Self::Sh => Some(Self::Bash),
+            Self::Python | Self::TypeScript | Self::Other(_) => None,
         }
+    }
+
+    /// Whether its code is commands.
+    #[must_use]
+    pub const fn is_shell(&self) -> bool {
+        matches!(self, Self::Bash | Self::Sh)
     }
 }
 
@@ -78,7 +96,8 @@ impl FromStr for Language {
         let name = name.trim().to_ascii_lowercase();
         Ok(match name.as_str() {
             "python" | "python3" | "py" | "ipython" => Self::Python,
-            "bash" | "sh" | "shell" => Self::Bash,
+            "bash" => Self::Bash,
+            "sh" | "shell" => Self::Sh,
             "javascript" | "js" => Self::JavaScript,
             "typescript" | "ts" => Self::TypeScript,
             _ => Self::Other(KernelName::parse(&name)?),
@@ -146,7 +165,9 @@ mod tests {
         for (name, language) in [
             ("py", Language::Python),
             ("Python", Language::Python),
-            ("sh", Language::Bash),
+            ("bash", Language::Bash),
+            ("sh", Language::Sh),
+            ("shell", Language::Sh),
             ("JS", Language::JavaScript),
             (" ts ", Language::TypeScript),
         ] {

@@ -99,7 +99,7 @@ impl PoolConfig {
     /// What code is written in that does not say. Most images have a shell, whatever else they have.
     #[must_use]
     pub fn language(&self) -> Language {
-        self.languages.first().copied().unwrap_or(Language::Bash)
+        self.languages.first().copied().unwrap_or(Language::Sh)
     }
 
     /// What this pool asks its engine for. The image is the one configured, not prepared yet.

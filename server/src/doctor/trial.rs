@@ -227,7 +227,7 @@ async fn one_run(guest: &Guest, pool: &PoolConfig, round: usize) -> Result<RunOu
         code: match language {
             Language::Python => "1 + 1",
             Language::JavaScript | Language::TypeScript | Language::Other(_) => "1",
-            Language::Bash => "true",
+            Language::Bash | Language::Sh => "true",
         }
         .to_owned(),
         timeout_ms: 10_000,

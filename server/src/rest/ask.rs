@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     fault::{Code, Fault},
-    shell::{Command, Shell},
+    shell::{Command, Program, Shell},
 };
 
 /// What is to run, and how.
@@ -148,8 +148,9 @@ impl Members<'_> {
 
     fn shell(&self, command: Command) -> Result<What, Fault> {
         let program = match self.word("shellType")?.as_deref() {
-            None | Some("bash") => "bash",
-            Some("sh") => "sh",
+            None => Program::Any,
+            Some("bash") => Program::Bash,
+            Some("sh") => Program::Sh,
             Some(_) => return Err(self.wrong("shellType", "bash or sh")),
         };
         Ok(What::Shell(Shell {
@@ -235,10 +236,16 @@ mod tests {
                 stdin: stdin.map(str::to_owned),
             })
         };
-        assert_eq!(line, shell(Command::Line("echo hello".into()), "bash", None));
+        assert_eq!(
+            line,
+            shell(Command::Line("echo hello".into()), Program::Any, None)
+        );
         let words = json!({ "execCommandAndArgs": ["cat", "-"], "shellType": "SH", "stdin": "x" });
         let expected = Command::Words(vec!["cat".into(), "-".into()]);
-        assert_eq!(read(&words).unwrap().what, shell(expected, "sh", Some("x")));
+        assert_eq!(
+            read(&words).unwrap().what,
+            shell(expected, Program::Sh, Some("x"))
+        );
     }
 
     #[test]

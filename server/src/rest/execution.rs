@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use greenroom_protocol::{KernelFate, Language, RunError, RunOutcome, RunStatus};
+use greenroom_protocol::{KernelFate, RunError, RunOutcome, RunStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -314,8 +314,8 @@ impl Execution<'_> {
         };
         let lost = match outcome.kernel {
             KernelFate::Kept => "",
-            KernelFate::Restarted if self.kind == Kind::Shell || outcome.language == Language::Bash => {
-                "the session's bash was restarted; files are kept"
+            KernelFate::Restarted if self.kind == Kind::Shell || outcome.language.is_shell() => {
+                "the session's shell was restarted; files are kept"
             }
             KernelFate::Restarted => "variables and imports are lost, files are kept",
         };

@@ -1,5 +1,5 @@
-//! A command that is to run by itself, as a line for the session's bash: a process of its own in the work directory,
-//! which leaves nothing in that bash.
+//! A command that is to run by itself, as a line for the session's shell: a process of its own in the work directory,
+//! which leaves nothing in that shell.
 
 use super::fault::{Code, Fault};
 
@@ -10,9 +10,20 @@ const WORD_BYTES: usize = (128 << 10) - 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shell {
     pub(crate) command: Command,
-    /// `bash` or `sh`, for a line.
-    pub(crate) program: &'static str,
+    /// What runs a line.
+    pub(crate) program: Program,
     pub(crate) stdin: Option<String>,
+}
+
+/// The shell of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// Bash, and sh in images without it.
+    Any,
+    /// Bash and nothing else.
+    Bash,
+    /// The plain one.
+    Sh,
 }
 
 /// What is run.
@@ -30,12 +41,21 @@ impl Shell {
     /// # Errors
     /// A word that no process can be given.
     pub(crate) fn script(&self) -> Result<String, Fault> {
-        let mut run = "( cd /mnt/data && exec --".to_owned();
-        match &self.command {
-            Command::Line(line) => {
-                run.push_str(&format!(" {} -lc {}", self.program, word("shellCommand", line)?));
+        let mut run = "( cd /mnt/data && ".to_owned();
+        match (&self.command, self.program) {
+            (Command::Line(line), Program::Any) => {
+                run.push_str(&format!("set -- -lc {}", word("shellCommand", line)?));
+                // In a subshell: nobody else's function or arguments are touched.
+                run.push_str(" && unset -f command && if command -v bash >/dev/null; then exec bash \"$@\"; else exec sh \"$@\"; fi");
             }
-            Command::Words(words) => {
+            (Command::Line(line), Program::Bash) => {
+                run.push_str(&format!("exec -- bash -lc {}", word("shellCommand", line)?));
+            }
+            (Command::Line(line), Program::Sh) => {
+                run.push_str(&format!("exec -- sh -lc {}", word("shellCommand", line)?));
+            }
+            (Command::Words(words), _) => {
+                run.push_str("exec --");
                 for text in words {
                     run.push(' ');
                     run.push_str(&word("execCommandAndArgs", text)?);
@@ -46,7 +66,7 @@ impl Shell {
         match &self.stdin {
             // A builtin has no limit of a word.
             Some(text) if text.contains('\0') => Err(Fault::bad("stdin has no NUL").of("stdin")),
-            Some(text) => Ok(format!("builtin printf %s {} | {run}", quote(text))),
+            Some(text) => Ok(format!("command printf %s {} | {run}", quote(text))),
             None => Ok(format!("{run} </dev/null")),
         }
     }
@@ -77,7 +97,7 @@ mod tests {
     fn shell(command: Command, stdin: Option<&str>) -> Shell {
         Shell {
             command,
-            program: "bash",
+            program: Program::Bash,
             stdin: stdin.map(str::to_owned),
         }
     }
@@ -96,7 +116,14 @@ mod tests {
             ),
             (
                 shell(Command::Words(vec!["cat".into(), "a b".into()]), Some("x'y\n")),
-                "builtin printf %s 'x'\\''y\n' | ( cd /mnt/data && exec -- 'cat' 'a b' )",
+                "command printf %s 'x'\\''y\n' | ( cd /mnt/data && exec -- 'cat' 'a b' )",
+            ),
+            (
+                Shell {
+                    program: Program::Any,
+                    ..shell(line("ls"), None)
+                },
+                "( cd /mnt/data && set -- -lc 'ls' && unset -f command && if command -v bash >/dev/null; then exec bash \"$@\"; else exec sh \"$@\"; fi ) </dev/null",
             ),
         ] {
             assert_eq!(shell.script().as_deref(), Ok(script));

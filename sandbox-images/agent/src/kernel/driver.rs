@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fmt, io,
     os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    path::PathBuf,
     process::{Command, ExitStatus},
     sync::Arc,
     time::Duration,
@@ -19,7 +20,7 @@ use tokio::{
     io::AsyncWriteExt,
     net::{
         UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
+        unix::{OwnedReadHalf, OwnedWriteHalf, pipe},
     },
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -30,6 +31,7 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use super::{
     Ending, Kernel, KernelControl, KernelError, KernelEvent, KernelOutcome, KernelRun,
     control::{Control, Incarnation, Phase},
+    fifo::Fifo,
 };
 use crate::{
     child::{Child, Quarters, spawn},
@@ -94,6 +96,11 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Where the process reads what it is told.
+    fn hears(&self) -> Hears {
+        Hears::Line
+    }
+
     /// Whether the process says [`Reply::Began`].
     fn says_when_it_begins(&self) -> bool;
 
@@ -101,11 +108,22 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync + 'static {
     fn reply(&self, line: &str) -> Result<Reply, String>;
 }
 
+/// Where a process reads what it is told. What it has to say goes over the line in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hears {
+    /// On the line.
+    Line,
+    /// From a file that it opens by its name.
+    Fifo,
+}
+
 /// The process's ends of what connects it to the agent.
 #[derive(Debug)]
 pub(super) struct Ends {
     /// The line.
     pub(super) talk: OwnedFd,
+    /// Where [`Hears::Fifo`] is, and nowhere else.
+    pub(super) fifo: Option<PathBuf>,
     /// Where ticks arrive.
     pub(super) tick: OwnedFd,
     pub(super) stdout: OwnedFd,
@@ -199,12 +217,44 @@ pub(super) struct Driver<D> {
     process: Option<Process>,
 }
 
+/// How the agent speaks to a process.
+#[derive(Debug)]
+enum Voice {
+    Line(OwnedWriteHalf),
+    /// The name goes once the process has opened it.
+    Fifo(pipe::Sender, Option<Fifo>),
+}
+
+impl Voice {
+    async fn say(&mut self, text: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Line(line) => line.write_all(text).await,
+            Self::Fifo(pipe, _) => pipe.write_all(text).await,
+        }
+    }
+
+    /// As much as there is room for. A process that does not come to read it has enough to read.
+    fn remark(&self, text: &[u8]) {
+        match self {
+            Self::Line(line) => drop(line.try_write(text)),
+            Self::Fifo(pipe, _) => drop(pipe.try_write(text)),
+        }
+    }
+
+    /// The process has begun to listen.
+    fn heard(&mut self) {
+        if let Self::Fifo(_, name) = self {
+            *name = None;
+        }
+    }
+}
+
 /// A process that has said that it is ready.
 #[derive(Debug)]
 struct Process {
     child: Child,
     lines: FramedRead<OwnedReadHalf, LinesCodec>,
-    talk: OwnedWriteHalf,
+    voice: Voice,
     tick: UnixStream,
     stdout: Capture,
     stderr: Capture,
@@ -237,11 +287,21 @@ impl<D: Dialect> Driver<D> {
     fn launch(&self) -> Result<Process, KernelError> {
         let failed = |error: io::Error| self.start_error(error.to_string());
         let (talk, theirs) = UnixStream::pair().map_err(failed)?;
+        let (lines, talk) = talk.into_split();
+        let (voice, fifo) = match self.dialect.hears() {
+            Hears::Line => (Voice::Line(talk), None),
+            Hears::Fifo => {
+                let (fifo, pipe) = Fifo::make(&self.quarters).map_err(failed)?;
+                let path = fifo.path();
+                (Voice::Fifo(pipe, Some(fifo)), Some(path))
+            }
+        };
         let (tick, ticked) = UnixStream::pair().map_err(failed)?;
         let (stdout, stdout_writer) = Capture::new(Stream::Stdout).map_err(failed)?;
         let (stderr, stderr_writer) = Capture::new(Stream::Stderr).map_err(failed)?;
         let ends = Ends {
             talk: blocking(theirs).map_err(failed)?,
+            fifo,
             tick: blocking(ticked).map_err(failed)?,
             stdout: stdout_writer,
             stderr: stderr_writer,
@@ -254,11 +314,10 @@ impl<D: Dialect> Driver<D> {
             tag,
             pid: Some(child.pid()),
         });
-        let (lines, talk) = talk.into_split();
         Ok(Process {
             child,
             lines: FramedRead::new(lines, LinesCodec::new_with_max_length(LINE_BYTES)),
-            talk,
+            voice,
             tick,
             stdout,
             stderr,
@@ -269,8 +328,7 @@ impl<D: Dialect> Driver<D> {
 
     async fn boot(&self, process: &mut Process) -> Result<(), KernelError> {
         let opening = self.dialect.opening();
-        let said = async { process.talk.write_all(opening.as_bytes()).await };
-        if said.await.is_err() {
+        if process.voice.say(opening.as_bytes()).await.is_err() {
             // It has died already, and how is what matters.
             let status = process.child.wait().await;
             return Err(self.start_error(self.account(process, status).await));
@@ -287,6 +345,7 @@ impl<D: Dialect> Driver<D> {
             match line.map(|line| line.map(|line| self.dialect.reply(&line))) {
                 Some(Ok(Ok(Reply::Ready(version)))) => {
                     process.version = version;
+                    process.voice.heard();
                     return Ok(());
                 }
                 Some(Ok(Ok(Reply::Failed(reason)))) => return Err(self.start_error(reason)),
@@ -473,7 +532,7 @@ impl<D: Dialect> Session<'_, D> {
         loop {
             tokio::select! {
                 // A line that is broken shows in the process's death, or in reading from it.
-                _ = self.process.talk.write_all(request.as_bytes()) => {}
+                _ = self.process.voice.say(request.as_bytes()) => {}
                 status = self.process.child.wait() => return End::Died(status),
             }
             if !self.dialect.says_when_it_begins() {
@@ -508,7 +567,7 @@ impl<D: Dialect> Session<'_, D> {
                     Some(Ok(Err(_)) | Err(_)) | None => return Some(End::Died(self.process.child.wait().await)),
                 },
                 status = self.process.child.wait() => return Some(End::Died(status)),
-                _ = rounds.tick() => drop(self.process.talk.try_write(question.as_bytes())),
+                _ = rounds.tick() => self.process.voice.remark(question.as_bytes()),
             }
         }
     }
@@ -559,8 +618,7 @@ impl<D: Dialect> Session<'_, D> {
         // Apart from each other: a process that is woken by both at once throws away what it has read.
         match self.waiting_ticks % REMINDER {
             0 if self.began => self.control.interrupt(),
-            // As for a tick.
-            APART => drop(self.process.talk.try_write(reminder.as_bytes())),
+            APART => self.process.voice.remark(reminder.as_bytes()),
             _ => {}
         }
     }
@@ -598,7 +656,7 @@ impl<D: Dialect> Session<'_, D> {
         self.send_fresh().await;
         if let Some(answer) = self.dialect.shown() {
             // It waits for these few bytes; a line that is broken shows elsewhere.
-            drop(self.process.talk.try_write(answer.as_bytes()));
+            self.process.voice.remark(answer.as_bytes());
         }
         self.displays += 1;
         self.display_bytes += shown

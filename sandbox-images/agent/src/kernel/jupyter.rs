@@ -51,7 +51,10 @@ pub(super) fn kernels(
             .into_iter()
             .filter_map(|name| name.parse().ok())
             .find(|language| !taken.contains(language));
-        let is_ours = matches!(spec.language.parse(), Ok(Language::Python | Language::Bash));
+        let is_ours = matches!(
+            spec.language.parse(),
+            Ok(Language::Python | Language::Bash | Language::Sh)
+        );
         if let (Some(language), false) = (language, is_ours) {
             taken.push(language);
             let dialect = Jupyter {

@@ -57,7 +57,7 @@ impl Dialect for Shell {
     fn command(&self, quarters: &Quarters, ends: Ends) -> Result<Command, KernelError> {
         let program = quarters.find("bash").ok_or_else(|| KernelError::Absent {
             language: Language::Bash,
-            reason: "no bash on PATH".to_owned(),
+            reason: "no bash and no sh on PATH".to_owned(),
         })?;
         let failed = |error: String| KernelError::Start {
             language: Language::Bash,
@@ -124,19 +124,22 @@ impl Dialect for Shell {
     }
 
     fn reply(&self, line: &str) -> Result<Reply, String> {
-        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let mut numbers = rest.split(' ').map(str::parse::<u64>);
-        match (word, numbers.next(), numbers.next()) {
-            ("ready", ..) => Ok(Reply::Ready(rest.chars().take(100).collect())),
-            ("settled", Some(Ok(run)), None) if run == self.run => Ok(Reply::Settled),
-            ("begin", Some(Ok(run)), None) if run == self.run => Ok(Reply::Began),
-            ("end", Some(Ok(run)), Some(Ok(code))) if run == self.run => Ok(Reply::Done(ended(code))),
-            // The second report of a run that was interrupted.
-            ("begin" | "settled", Some(Ok(_)), None) | ("end", Some(Ok(_)), Some(Ok(_))) => {
-                Ok(Reply::Nothing)
-            }
-            _ => Err("it said what is no message".to_owned()),
-        }
+        understood(line, self.run)
+    }
+}
+
+/// What a shell says in this run: `ready` and its version, or a word, the run's number, and an exit code.
+pub(super) fn understood(line: &str, run: u64) -> Result<Reply, String> {
+    let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+    let mut numbers = rest.split(' ').map(str::parse::<u64>);
+    match (word, numbers.next(), numbers.next()) {
+        ("ready", ..) => Ok(Reply::Ready(rest.chars().take(100).collect())),
+        ("settled", Some(Ok(said)), None) if said == run => Ok(Reply::Settled),
+        ("begin", Some(Ok(said)), None) if said == run => Ok(Reply::Began),
+        ("end", Some(Ok(said)), Some(Ok(code))) if said == run => Ok(Reply::Done(ended(code))),
+        // The second report of a run that was interrupted.
+        ("begin" | "settled", Some(Ok(_)), None) | ("end", Some(Ok(_)), Some(Ok(_))) => Ok(Reply::Nothing),
+        _ => Err("it said what is no message".to_owned()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -117,11 +118,35 @@ impl Bench {
         Self::start(Language::Bash, Path::new("/usr/bin"), |_| {}).await
     }
 
+    /// The shell of an image that has dash, what every system has beside it, and no bash.
+    pub(crate) async fn sh() -> Self {
+        let dir = TempDir::new().unwrap();
+        let bin = dir.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        symlink("/usr/bin/dash", bin.join("sh")).unwrap();
+        for program in [
+            "basename", "cat", "head", "mkdir", "printenv", "python3", "rm", "setsid", "sleep", "touch",
+            "wc", "yes",
+        ] {
+            symlink(Path::new("/usr/bin").join(program), bin.join(program)).unwrap();
+        }
+        let config = config(dir.path());
+        let quarters = Quarters::new(&config, env!("CARGO_BIN_EXE_greenroom-agent").into()).with_path(bin);
+        let kernel = kernel::all(&config, quarters)
+            .into_iter()
+            .find(|kernel| kernel.language().is_shell())
+            .unwrap();
+        Self::begin(kernel, dir).await
+    }
+
     pub(crate) async fn start(language: Language, bin: &Path, adjust: impl FnOnce(&mut AgentConfig)) -> Self {
         let dir = TempDir::new().unwrap();
         let mut config = config(dir.path());
         adjust(&mut config);
-        let mut kernel = kernel(language, &config, bin);
+        Self::begin(kernel(language, &config, bin), dir).await
+    }
+
+    async fn begin(mut kernel: Box<dyn Kernel>, dir: TempDir) -> Self {
         let version = timeout(SOON, kernel.start()).await.unwrap().unwrap();
         Self {
             kernel,

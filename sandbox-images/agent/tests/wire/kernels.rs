@@ -151,6 +151,31 @@ async fn a_missing_kernel_is_refused_once_it_is_known_to_be_missing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_images_one_shell_answers_to_both_names() {
+    for (has, is_asked_for) in [(Language::Sh, Language::Bash), (Language::Bash, Language::Sh)] {
+        // Also to have it ready.
+        let bench = Bench::with(&ready(&[is_asked_for]), vec![Scripted::new(has)]);
+        let client = bench.leased().await;
+        let mut request = run("first", "print x");
+        request.language = is_asked_for;
+        let outcome = client.submit(&request).await.outcome().await;
+        assert_eq!((outcome.status, outcome.language), (RunStatus::Ok, has));
+        // Sent again, it is the same run.
+        let outcome = client.submit(&request).await.outcome().await;
+        assert_eq!(outcome.language, has);
+        request.language = Language::Python;
+        let refusal: Refusal = client.post("/runs", &request).await.expect(409).json();
+        assert_eq!(refusal.kind, RefusalKind::Conflict);
+        request.id.0 = "second".into();
+        let refusal: Refusal = client.post("/runs", &request).await.expect(422).json();
+        assert!(
+            refusal.message.ends_with(&format!("there are: {has}")),
+            "{refusal:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_can_be_cancelled_while_its_kernel_starts() {
     let bash = Scripted::new(Language::Bash).starts([Start::Takes(5000)]);
     let bench = Bench::with(

@@ -347,8 +347,8 @@ pub(super) async fn poll(call: &Call, id: &str, headers: &HeaderMap) -> Result<A
         Err(error) if error.is_over() => return Err(none()),
         Err(error) => return Err(Fault::from(&error)),
     }
-    let is_bash = if let Stage::Finished(outcome) = &transcript.stage {
-        outcome.language == Language::Bash
+    let is_shell = if let Stage::Finished(outcome) = &transcript.stage {
+        outcome.language.is_shell()
     } else {
         let runs = session
             .guest
@@ -357,13 +357,13 @@ pub(super) async fn poll(call: &Call, id: &str, headers: &HeaderMap) -> Result<A
             .map_err(|error| Fault::from(&error))?
             .runs;
         let own = runs.iter().find(|run| run.id == id).ok_or_else(none)?;
-        own.language == Language::Bash
+        own.language.is_shell()
     };
-    let code_is_bash = call.pool.languages.first() == Some(&Language::Bash);
+    let code_is_shell = call.pool.languages.first().is_some_and(Language::is_shell);
     let shown = Shown {
         call,
         mode: Mode::Asynchronous,
-        kind: if is_bash && !code_is_bash {
+        kind: if is_shell && !code_is_shell {
             Kind::Shell
         } else {
             Kind::Code

@@ -3,7 +3,7 @@
 //! Found by what programs print when they meet it, whatever language they are written in. A hint that is not
 //! needed costs a line; one that is missing costs a model several calls that cannot work.
 
-use greenroom_protocol::{Language, RunOutcome};
+use greenroom_protocol::RunOutcome;
 
 use super::super::transcript::Transcript;
 
@@ -113,7 +113,7 @@ pub(super) fn hints(transcript: &Transcript, outcome: &RunOutcome) -> Vec<&'stat
     let error = outcome.error.as_ref();
     let raised = error.map(|error| format!("{}: {}\n{}", error.name, error.message, error.traceback));
     // What a program prints is its own; a run that went well and prints such words says something else with them.
-    let printed = if error.is_some() || outcome.language == Language::Bash {
+    let printed = if error.is_some() || outcome.language.is_shell() {
         end(&transcript.stdout.text)
     } else {
         ""

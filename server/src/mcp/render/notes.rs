@@ -29,6 +29,9 @@ pub(super) fn notes(transcript: &Transcript, timeout: Option<Duration>) -> Vec<S
             span(took)
         ));
     }
+    if transcript.stood_in {
+        notes.push("this image has no bash: its sh ran this, which knows POSIX only".to_owned());
+    }
     notes.extend(stopped(outcome, timeout));
     notes.extend(outcome.lost.as_ref().map(|loss| missed(loss, outcome.language)));
     if outcome.background_ended > 0 {
@@ -89,7 +92,9 @@ fn stopped(outcome: &RunOutcome, timeout: Option<Duration>) -> Option<String> {
 /// What a kernel loses with its process.
 const fn state_of(language: Language) -> &'static str {
     match language {
-        Language::Bash => "its variables, functions, current directory and background jobs are gone",
+        Language::Bash | Language::Sh => {
+            "its variables, functions, current directory and background jobs are gone"
+        }
         Language::Python | Language::JavaScript | Language::TypeScript | Language::Other(_) => {
             "its variables and imports are gone"
         }
@@ -144,7 +149,7 @@ fn queued(transcript: &Transcript, ahead: &Ahead, follow: &str) -> String {
         .as_ref()
         .map_or("the kernel", Language::as_str);
     let free = match transcript.language {
-        Some(Language::Bash) => Language::Python,
+        Some(Language::Bash | Language::Sh) => Language::Python,
         Some(_) | None => Language::Bash,
     };
     format!(

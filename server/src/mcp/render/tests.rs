@@ -453,6 +453,33 @@ fn a_kernel_that_was_slow_to_start_is_mentioned() {
 }
 
 #[test]
+fn who_asks_for_bash_hears_that_the_image_has_a_plain_shell() {
+    for (asked, ran, said) in [
+        (Language::Bash, Language::Sh, true),
+        (Language::Sh, Language::Sh, false),
+        (Language::Sh, Language::Bash, false),
+        (Language::Bash, Language::Bash, false),
+    ] {
+        let mut shown = started(vec![]);
+        shown.language = Some(asked);
+        shown.push(RunEvent {
+            seq: shown.next,
+            at_ms: 3200,
+            kind: RunEventKind::Finished(RunOutcome {
+                language: ran,
+                ..outcome(RunStatus::Ok)
+            }),
+        });
+        let text = run(&existing(), &shown, STYLE).text;
+        assert_eq!(
+            text.contains("note: this image has no bash: its sh ran this"),
+            said,
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn a_failure_that_the_sandbox_is_the_reason_of_names_the_next_step() {
     let raised = |language, name: &str, message: &str, out: &str, err: &str| {
         let error = (!name.is_empty()).then(|| RunError {

@@ -1,7 +1,7 @@
 //! The examples of the wire contract, and what results become.
 
 use greenroom_protocol::{
-    FilesFate, RestartReason, RunEvent, RunEventKind, RunId, Standing, Stream, StreamSummary,
+    FilesFate, Language, RestartReason, RunEvent, RunEventKind, RunId, Standing, Stream, StreamSummary,
 };
 use serde_json::{Value, json};
 
