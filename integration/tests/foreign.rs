@@ -1,11 +1,19 @@
-//! Images that know nothing of Greenroom, made by `scripts/test-images`: one whose only program is busybox.
+//! Images that know nothing of Greenroom, made by `scripts/test-images`: one whose only program is busybox, and
+//! PostgreSQL behind `greenroom forward`, and Prefect's agent with its client.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use greenroom_integration::{Client, Config, Docker, Era, Greenroom, Reply};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
+
+/// For what a machine does at once that has nothing else to do.
+const SOON: Duration = Duration::from_secs(180);
 
 /// A server with no pool that is used but this one.
 async fn serving(pool: &str) -> Result<Greenroom> {
@@ -134,4 +142,116 @@ async fn by_rest(greenroom: &Greenroom) -> Result<()> {
     let code = shell(json!({ "code": "echo here" })).await?;
     ensure!(code["result"]["stdout"] == "here\n", "{code}");
     Ok(())
+}
+
+/// A `greenroom forward` and the address that it opened.
+async fn forward(greenroom: &Greenroom, pool: &str, conversation: &str, port: u16) -> Result<(Child, u16)> {
+    let mut command = Command::new(greenroom_integration::binary()?)
+        .args(["forward", "--pool", pool, "--conversation", conversation])
+        .arg(format!("0:{port}"))
+        .arg("--config")
+        .arg(greenroom.config_path())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = BufReader::new(command.stdout.take().context("no output")?).lines();
+    let line = timeout(SOON, lines.next_line()).await??.context("it ended")?;
+    let address = line.split(' ').next().unwrap_or_default();
+    let (_, opened) = address.rsplit_once(':').context("no address")?;
+    Ok((command, opened.parse()?))
+}
+
+/// Runs a program of an image on the host's own network, to its end.
+async fn beside(image: &str, program: &str, arguments: &[&str], input: &[u8]) -> Result<String> {
+    let mut child = Command::new("docker")
+        .args([
+            "run",
+            "--rm",
+            "--interactive",
+            "--network",
+            "host",
+            "--entrypoint",
+        ])
+        .args([program, image])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("no input")?;
+    stdin.write_all(input).await?;
+    drop(stdin);
+    let output = timeout(SOON, child.wait_with_output())
+        .await
+        .with_context(|| format!("{program} is not through after {SOON:?}"))??;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "{program} ended with {}: {said}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(said)
+}
+
+#[tokio::test]
+async fn psql_reaches_a_postgresql_inside() -> Result<()> {
+    let image = image("postgres").await?;
+    let greenroom = serving(&format!(
+        "[pool.db]\nkind = \"container\"\nimage = \"{image}\"\nport = 5432\nmax = 4\nboot_timeout = \"90s\"\nclaim_wait = \"90s\"\n\
+         [pool.db.startup]\ntcp = true\n"
+    ))
+    .await?;
+    let (mut forward, port) = forward(&greenroom, "db", "conv-0001", 5432).await?;
+    let port = port.to_string();
+    let psql = async |sql: &str| {
+        let connection = ["-h", "127.0.0.1", "-p", &port, "-U", "postgres"];
+        let plain = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"];
+        beside(
+            &image,
+            "psql",
+            &[&connection[..], &plain[..]].concat(),
+            sql.as_bytes(),
+        )
+        .await
+    };
+    psql("create table t (n int primary key, text text); insert into t select n, repeat('x', n) from generate_series(1, 1000) n;")
+        .await?;
+    // Another connection sees it, and more of it than fits into one packet.
+    let seen = psql("select count(*), sum(length(text)) from t; select text from t where n >= 900;").await?;
+    ensure!(seen.starts_with("1000|500500\n"), "{seen:.100}");
+    ensure!(seen.lines().count() == 102, "{}", seen.lines().count());
+    let refused = psql("select * from nowhere;").await;
+    ensure!(refused.is_err(), "{refused:?}");
+    // Two at once.
+    let (one, two) = tokio::join!(
+        psql("begin; update t set text = 'one' where n = 1; select pg_sleep(1); commit;"),
+        psql("select 2;")
+    );
+    one?;
+    ensure!(two?.trim() == "2", "a second connection");
+    ensure!(
+        psql("select text from t where n = 1;").await?.trim() == "one",
+        "lost"
+    );
+    forward.kill().await?;
+    greenroom.finish().await
+}
+
+#[tokio::test]
+async fn prefects_client_runs_its_agent() -> Result<()> {
+    let image = image("prefect").await?;
+    // Importing all of Prefect takes its agent seconds.
+    let greenroom = serving(&format!(
+        "[pool.prefect]\nkind = \"container\"\nimage = \"{image}\"\nport = 8080\nmax = 4\nboot_timeout = \"120s\"\nclaim_wait = \"120s\"\n\
+         [pool.prefect.startup]\nhttp = \"/healthz\"\n"
+    ))
+    .await?;
+    let script = include_bytes!("../images/prefect/sessions_client.py");
+    let endpoint = greenroom.url("/pools/prefect");
+    if let Err(error) = beside(&image, "python3", &["-", &endpoint], script).await {
+        bail!("{error:#}\nthe server's log:\n{}", greenroom.log());
+    }
+    greenroom.finish().await
 }
