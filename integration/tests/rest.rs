@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bollard::{models::ContainerSummaryStateEnum, query_parameters::KillContainerOptions};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use greenroom_integration::{Config, Era, Greenroom, Reply, resident};
+use greenroom_integration::{Config, Docker, Era, Greenroom, Reply, resident};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 
 const OLD: &str = "api-version=2024-02-02-preview";
@@ -236,6 +238,29 @@ async fn results_are_what_a_notebook_shows() -> Result<()> {
             .as_str()
             .is_some_and(|data| data.starts_with("iVBOR") && !data.contains('\n'))
     );
+    let code = "from IPython.display import HTML\nfor n in 'ab': display(HTML(f'<b>{n}</b>'))\n3";
+    let all = [("x-greenroom-outputs", "all")];
+    let all = program
+        .ask_with(
+            "POST /executions?identifier=results-0001",
+            &all,
+            json!({ "code": code }).to_string(),
+        )
+        .await?
+        .json()?;
+    let outputs = all["result"]["outputs"].as_array().context("no outputs")?;
+    let shown: Vec<&Value> = outputs
+        .iter()
+        .map(|output| {
+            let html = &output["data"]["text/html"];
+            if html.is_null() {
+                &output["data"]["text/plain"]
+            } else {
+                html
+            }
+        })
+        .collect();
+    assert_eq!(shown, ["<b>a</b>", "<b>b</b>", "3"], "{all}");
     let quiet = program.run("results-0001", "x = 1").await?;
     assert_eq!(quiet["result"]["executionResult"], "");
     program.greenroom.finish().await
@@ -413,6 +438,102 @@ async fn a_long_execution_is_polled_and_streamed() -> Result<()> {
     assert!(pieces >= 3, "told as it happens: {pieces} pieces of {text}");
     let last: Value = serde_json::from_str(text.lines().last().unwrap_or_default())?;
     assert_eq!(last["execution"]["result"]["stdout"], "0\n1\n2\n", "{text}");
+    program.greenroom.finish().await
+}
+
+#[tokio::test]
+async fn an_accepted_execution_whose_sandbox_dies_has_failed() -> Result<()> {
+    let program = Program::start().await?;
+    let accepted = async |identifier: &str, body: Value| -> Result<String> {
+        let line = format!("POST /executions?identifier={identifier}&api-version=2025-10-02-preview");
+        let begun = program.ask(&line, body.to_string()).await?;
+        ensure!(
+            begun.status == 200 && begun.json()?.get("result").is_none(),
+            "{}",
+            begun.text()
+        );
+        Ok(begun.header("operation-id").to_owned())
+    };
+    let poll = async |identifier: &str, id: &str| {
+        program
+            .ask(&format!("GET /executions/{id}?identifier={identifier}&{NEW}"), "")
+            .await
+    };
+    let code = json!({ "code": "import time; time.sleep(600)", "executionType": "Asynchronous" });
+    let command = json!({ "shellCommand": "sleep 600", "executionType": "Asynchronous" });
+    let code = accepted("dies-0001", code).await?;
+    let command = accepted("dies-0001", command).await?;
+    let running = poll("dies-0001", &code).await?;
+    assert_eq!(
+        (running.status, &running.json()?["status"]),
+        (200, &json!("Running"))
+    );
+
+    let docker = Docker::connect().await?;
+    for container in docker.containers(program.greenroom.deployment()).await? {
+        let names = container.names.unwrap_or_default();
+        // Those that wait for a conversation are called otherwise.
+        if container.state == Some(ContainerSummaryStateEnum::RUNNING)
+            && names.iter().any(|name| name.starts_with("/gr-"))
+        {
+            let id = container.id.context("no id")?;
+            docker
+                .api()
+                .kill_container(&id, None::<KillContainerOptions>)
+                .await?;
+        }
+    }
+    let told = || async {
+        let told = loop {
+            let told = poll("dies-0001", &code).await?;
+            ensure!(told.status == 200, "{} {}", told.status, told.text());
+            if told.json()?["status"] != "Running" {
+                break told.json()?;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        ensure!(
+            told["status"] == "Failed" && told["executionType"] == "Asynchronous" && told["id"] == *code,
+            "{told}"
+        );
+        ensure!(told["error"]["error"]["code"] == "ExecutionFailed", "{told}");
+        let why = told["error"]["error"]["message"].as_str().unwrap_or_default();
+        ensure!(why.contains("the sandbox ended"), "{told}");
+        ensure!(
+            told["result"]["stdout"] == "" && told["result"]["executionResult"] == "",
+            "{told}"
+        );
+        let told = poll("dies-0001", &command).await?.json()?;
+        ensure!(told["status"] == "-1" && told["exitCode"] == -1, "{told}");
+        Ok(())
+    };
+    timeout(Duration::from_secs(60), told()).await??;
+    // Nothing is made by asking; and what was never accepted is not there.
+    assert_eq!(
+        poll("dies-0001", "never").await?.code()?,
+        (404, "ExecutionNotFound".into())
+    );
+    let other = poll("dies-0002", &code).await?;
+    assert_eq!(
+        other.code()?,
+        (404, "ExecutionNotFound".into()),
+        "somebody else's"
+    );
+    // The next execution says what became of the session, and the lost one stays lost.
+    let next = program.run("dies-0001", "1").await?;
+    assert_eq!(
+        (&next["greenroom"]["session"], &next["greenroom"]["reason"]),
+        (&json!("restarted"), &json!("ended_inside")),
+        "{next}"
+    );
+    timeout(Duration::from_secs(60), told()).await??;
+    program
+        .ask(&format!("DELETE /session?identifier=dies-0001&{NEW}"), "")
+        .await?;
+    assert_eq!(
+        poll("dies-0001", &code).await?.code()?,
+        (404, "ExecutionNotFound".into())
+    );
     program.greenroom.finish().await
 }
 
@@ -601,7 +722,7 @@ async fn garbage_is_refused_and_leaves_nothing() -> Result<()> {
         let mut stream = TcpStream::connect(address.trim_end_matches('/')).await?;
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
-        let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer));
+        let read = timeout(Duration::from_secs(60), stream.read_to_end(&mut answer));
         read.await
             .with_context(|| format!("no answer to {request:?}"))??;
         let status = String::from_utf8_lossy(&answer)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! rest::address ─▶ gate: pool, identifier → session key, a place among the calls in flight
-//!                    ├▶ executions   run, follow, answer; poll
+//!                    ├▶ executions   run, follow, answer; poll, also of one whose sandbox is gone (accepted)
 //!                    ├▶ files        list, describe, read, write, delete
 //!                    └▶ sessions     what there is, and its end; what a pool is; a container's log
 //! a container's own ─▶ forward       into its sandbox and back
@@ -10,6 +10,7 @@
 //! ```
 //! The identifier is the conversation: the same one over MCP, with the same principal, is the same session.
 
+mod accepted;
 mod call;
 mod executions;
 mod files;
@@ -32,6 +33,7 @@ use axum::{
 use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
+    accepted::Accepted,
     call::{Answer, Call, Offered},
     forward::Target,
     roll::Roll,
@@ -76,6 +78,7 @@ struct Shared {
     /// The same places as MCP's.
     in_flight: Arc<Semaphore>,
     roll: Roll,
+    accepted: Accepted,
     forward: Forward,
     started: SystemTime,
 }
@@ -92,7 +95,7 @@ impl Rest {
         in_flight: Arc<Semaphore>,
     ) -> Self {
         let started = SystemTime::now();
-        let roll = Roll::default();
+        let (roll, accepted) = (Roll::default(), Accepted::default());
         let forward = Forward::new(config.limits.connections);
         Self {
             shared: Arc::new(Shared {
@@ -103,6 +106,7 @@ impl Rest {
                 metrics,
                 in_flight,
                 roll,
+                accepted,
                 forward,
                 started,
             }),

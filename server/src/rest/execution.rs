@@ -1,6 +1,6 @@
 //! What came of an execution, in the shape of each dialect.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use greenroom_protocol::{KernelFate, RunError, RunOutcome, RunStatus};
 use schemars::JsonSchema;
@@ -24,6 +24,7 @@ pub(crate) struct Execution<'a> {
     pub(crate) stderr: &'a Printed,
     /// What it was limited to, where that is known.
     pub(crate) timeout: Option<Duration>,
+    pub(crate) outputs: Outputs,
     pub(crate) news: &'a News,
     /// Why there is no outcome and none will come.
     pub(crate) lost: Option<&'a str>,
@@ -34,6 +35,15 @@ pub(crate) struct Execution<'a> {
 pub(crate) enum Kind {
     Code,
     Shell,
+}
+
+/// Which of what the code showed stands in its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outputs {
+    /// The last, as the execution's result.
+    Last,
+    /// That, and all of it in a member of its own.
+    All,
 }
 
 /// A stream as it is answered: its beginning.
@@ -75,6 +85,32 @@ impl Printed {
 struct Truncated {
     stdout: u64,
     stderr: u64,
+    /// Outputs that were shown beyond those that are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outputs: Option<usize>,
+}
+
+/// One thing that code showed, in every form that it has.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ExecutionShown")]
+struct Rich<'a> {
+    r#type: RichKind,
+    /// MIME type → value, images in base64.
+    data: BTreeMap<&'a str, &'a str>,
+    /// Where it was saved in the session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
+}
+
+/// As Jupyter tells them apart.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "ExecutionShownKind")]
+enum RichKind {
+    /// Shown by the code.
+    DisplayData,
+    /// The last expression.
+    ExecuteResult,
 }
 
 /// A result's value.
@@ -103,6 +139,9 @@ pub(crate) struct Old<'a> {
     result: &'a Shown,
     execution_result: &'a Shown,
     execution_time_in_milliseconds: u64,
+    /// On request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outputs: Option<Vec<Rich<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     truncated: Option<Truncated>,
     #[serde(skip_serializing_if = "News::is_none")]
@@ -159,6 +198,9 @@ struct Output<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     execution_result: Option<Shown>,
     execution_time_in_milliseconds: u64,
+    /// On request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outputs: Option<Vec<Rich<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     truncated: Option<Truncated>,
 }
@@ -192,6 +234,7 @@ impl Execution<'_> {
             result: shown,
             execution_result: shown,
             execution_time_in_milliseconds: self.millis(),
+            outputs: self.outputs(),
             truncated: self.truncated(),
             greenroom: self.news,
         }
@@ -213,6 +256,7 @@ impl Execution<'_> {
                 stderr,
                 execution_result: (self.kind == Kind::Code).then(|| self.shown()),
                 execution_time_in_milliseconds: self.millis(),
+                outputs: self.outputs(),
                 truncated: self.truncated(),
             }),
             greenroom: self.news,
@@ -337,7 +381,36 @@ impl Execution<'_> {
 
     fn truncated(&self) -> Option<Truncated> {
         let (stdout, stderr) = (self.stdout.dropped, self.stderr.dropped);
-        (stdout + stderr > 0).then_some(Truncated { stdout, stderr })
+        let dropped = self.transcript.displays_dropped;
+        let outputs = (self.outputs == Outputs::All && dropped > 0).then_some(dropped);
+        (stdout > 0 || stderr > 0 || outputs.is_some()).then_some(Truncated {
+            stdout,
+            stderr,
+            outputs,
+        })
+    }
+
+    /// All that was shown, in order, and what the last expression was.
+    fn outputs(&self) -> Option<Vec<Rich<'_>>> {
+        if self.outputs == Outputs::Last || self.kind == Kind::Shell {
+            return None;
+        }
+        let shown = self.transcript.displays.iter().map(|display| Rich {
+            r#type: RichKind::DisplayData,
+            data: display
+                .data
+                .iter()
+                .map(|(kind, value)| (&**kind, &**value))
+                .collect(),
+            path: display.path.as_deref(),
+        });
+        let result = self.outcome().and_then(|outcome| outcome.result.as_deref());
+        let result = result.map(|text| Rich {
+            r#type: RichKind::ExecuteResult,
+            data: BTreeMap::from([("text/plain", text)]),
+            path: None,
+        });
+        Some(shown.chain(result).collect())
     }
 
     /// The last that was shown. Figures that are left open are shown at the end, after the last expression's value.

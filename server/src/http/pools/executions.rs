@@ -17,7 +17,7 @@ use crate::{
     rest::{
         address::{Dialect, encode},
         ask::{Ask, Mode, What},
-        execution::{Execution, Kind, Printed},
+        execution::{Execution, Kind, Outputs, Printed},
         fault::{Code, Fault},
         news::News,
     },
@@ -28,10 +28,14 @@ use crate::{
 pub(super) const OPERATION_ID: HeaderName = HeaderName::from_static("operation-id");
 pub(super) const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
 const TRUNCATED: HeaderName = HeaderName::from_static("x-greenroom-truncated");
+const OUTPUTS: HeaderName = HeaderName::from_static("x-greenroom-outputs");
 const DURATION: HeaderName = HeaderName::from_static("x-ms-container-execution-duration");
 
 /// Bytes of each stream that an answer has at most.
 pub(super) const STREAM_BYTES: usize = 1 << 20;
+
+/// What is said of an execution that is found nowhere any more.
+const GONE: &str = "greenroom: the sandbox ended before anybody was told the end of this execution; its output and variables are lost";
 
 /// How long an answer that tells of a lost sandbox waits for the fresh one, which knows the reason.
 const REOPENING: Duration = Duration::from_secs(15);
@@ -45,6 +49,7 @@ pub(super) struct Start {
     pub(super) timeout: Duration,
     /// Bytes of each stream.
     pub(super) most: usize,
+    pub(super) outputs: Outputs,
 }
 
 /// What came of it.
@@ -94,6 +99,7 @@ impl Start {
             mode: ask.mode,
             timeout,
             most: ask.most.unwrap_or(STREAM_BYTES).min(STREAM_BYTES),
+            outputs: outputs(headers),
         })
     }
 
@@ -173,6 +179,7 @@ impl Start {
             kind: self.kind,
             timeout: Some(self.timeout),
             most: self.most,
+            outputs: self.outputs,
             lost: done.lost,
         };
         shown
@@ -187,6 +194,8 @@ impl Start {
         if outcome.is_none() && done.lost.is_none() {
             let status = self.call.address.query.unfinished();
             *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+            let accepted = &self.call.shared().accepted;
+            accepted.note(&self.call.key, &self.request.id, self.kind);
         }
         if let Some(outcome) = outcome {
             put(
@@ -232,6 +241,14 @@ pub(super) fn describe(into: &mut HeaderMap, call: &Call, id: &RunId, truncated:
     }
 }
 
+/// Which of what the code showed is wanted.
+fn outputs(headers: &HeaderMap) -> Outputs {
+    match headers.get(&OUTPUTS) {
+        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"all") => Outputs::All,
+        Some(_) | None => Outputs::Last,
+    }
+}
+
 /// The client's own name for it, or one of ours.
 fn id(headers: &HeaderMap) -> Result<RunId, Fault> {
     let sent = headers
@@ -261,6 +278,7 @@ struct Shown<'a> {
     kind: Kind,
     timeout: Option<Duration>,
     most: usize,
+    outputs: Outputs,
     lost: Option<&'a str>,
 }
 
@@ -282,6 +300,7 @@ impl Shown<'_> {
             stdout: &stdout,
             stderr: &stderr,
             timeout: self.timeout,
+            outputs: self.outputs,
             news: &news,
             lost: self.lost,
         };
@@ -332,7 +351,9 @@ pub(super) async fn poll(call: &Call, id: &str, headers: &HeaderMap) -> Result<A
     if !id.is_valid() {
         return Err(none());
     }
-    let session = call.look().await?.ok_or_else(none)?;
+    let Some(session) = call.look().await? else {
+        return gone(call, &id, headers).ok_or_else(none);
+    };
     let mut transcript = Transcript::new(id.clone(), None);
     let followed = async {
         let mut follow = session.guest.follow(&id, 0, Duration::ZERO)?;
@@ -343,8 +364,11 @@ pub(super) async fn poll(call: &Call, id: &str, headers: &HeaderMap) -> Result<A
     };
     match followed.await {
         Ok(()) => {}
-        Err(GuestError::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => return Err(none()),
-        Err(error) if error.is_over() => return Err(none()),
+        // Another sandbox has the session's name by now, or this one has ended a moment ago.
+        Err(GuestError::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {
+            return gone(call, &id, headers).ok_or_else(none);
+        }
+        Err(error) if error.is_gone() => return gone(call, &id, headers).ok_or_else(none),
         Err(error) => return Err(Fault::from(&error)),
     }
     let is_shell = if let Stage::Finished(outcome) = &transcript.stage {
@@ -370,6 +394,7 @@ pub(super) async fn poll(call: &Call, id: &str, headers: &HeaderMap) -> Result<A
         },
         timeout: None,
         most: STREAM_BYTES,
+        outputs: outputs(headers),
         lost: None,
     };
     // Looking does not use up the news of a session, but that of a kernel that this execution tells of.
@@ -377,7 +402,36 @@ pub(super) async fn poll(call: &Call, id: &str, headers: &HeaderMap) -> Result<A
     let mut response = json(body);
     describe(response.headers_mut(), call, &id, &truncated, headers);
     let standing = session.standing.clone();
+    if transcript.outcome().is_some() {
+        call.shared().accepted.told(&call.key, &id);
+    }
     let answer = call.found(response, &session, &standing);
     let owed = Owed::of(session, &Standing::Existing, transcript.loss());
     Ok(Answer { owed, ..answer })
+}
+
+/// An execution that was accepted here, and whose sandbox has taken it along: it has failed, and why is said. What
+/// became of the session its next answer tells.
+fn gone(call: &Call, id: &RunId, headers: &HeaderMap) -> Option<Answer> {
+    let kind = call.shared().accepted.kind(&call.key, id)?;
+    let (printed, news) = (Printed::default(), News::default());
+    let execution = Execution {
+        identifier: &call.identifier,
+        mode: Mode::Asynchronous,
+        kind,
+        transcript: &Transcript::new(id.clone(), None),
+        stdout: &printed,
+        stderr: &printed,
+        timeout: None,
+        outputs: Outputs::Last,
+        news: &news,
+        lost: Some(GONE),
+    };
+    let mut response = json(execution.render(call.dialect()));
+    describe(response.headers_mut(), call, id, "", headers);
+    Some(Answer {
+        response,
+        owed: None,
+        session: "none",
+    })
 }

@@ -120,6 +120,7 @@ pub(super) async fn log(call: &Call) -> Result<Answer, Fault> {
 pub(super) async fn end(call: &Call) -> Result<Answer, Fault> {
     let ended = call.shared().sessions.reset(&call.key).await;
     call.shared().roll.strike(&call.key);
+    call.shared().accepted.strike(&call.key);
     match ended.map_err(|error| Fault::from(&error))? {
         Reset::Nothing => return Err(none()),
         Reset::Ended => {}
@@ -240,7 +241,7 @@ pub(super) async fn pool(rest: &Rest, pool: &Offered, principal: &Principal) -> 
             "idleSeconds": config.idle.as_secs(),
             "lifetimeSeconds": config.lifetime.as_secs(),
         },
-        "capabilities": ["shell", "asynchronous", "stream", "range", "put", "stopSession"],
+        "capabilities": ["shell", "asynchronous", "stream", "range", "put", "stopSession", "outputs"],
         "languages": config.languages.iter().map(Language::as_str).collect::<Vec<_>>(),
     });
     Ok(Answer {

@@ -51,6 +51,7 @@ fn render(dialect: Dialect, transcript: &Transcript, change: impl FnOnce(&mut Ex
         stdout: &stdout,
         stderr: &stderr,
         timeout: Some(Duration::from_secs(60)),
+        outputs: Outputs::Last,
         news: &news,
         lost: None,
     };
@@ -88,6 +89,54 @@ fn success_has_the_documented_members_and_no_others() {
         json!({ "id": "5f0c", "identifier": "conv-0001", "sessionId": "conv-0001", "executionType": "Synchronous",
             "status": "Succeeded", "result":
             { "stdout": "", "stderr": "", "executionResult": 42, "executionTimeInMilliseconds": 9 } })
+    );
+}
+
+#[test]
+fn who_asks_for_all_outputs_gets_them_in_every_dialect() {
+    let shown = |data: &[(&str, &str)], path: Option<&str>| RunEventKind::Display {
+        data: data
+            .iter()
+            .map(|(kind, value)| ((*kind).into(), (*value).into()))
+            .collect(),
+        path: path.map(str::to_owned),
+    };
+    let mut ended = outcome(RunStatus::Ok);
+    ended.result = Some("42".into());
+    let many = transcript([
+        shown(&[("text/html", "<b>one</b>"), ("text/plain", "one")], None),
+        shown(&[("image/png", "iVBOR")], Some(".greenroom/figures/1.png")),
+        RunEventKind::Finished(ended),
+    ]);
+    let outputs = json!([
+        { "type": "display_data", "data": { "text/html": "<b>one</b>", "text/plain": "one" } },
+        { "type": "display_data", "data": { "image/png": "iVBOR" }, "path": ".greenroom/figures/1.png" },
+        { "type": "execute_result", "data": { "text/plain": "42" } }
+    ]);
+    let all = |execution: &mut Execution<'_>| execution.outputs = Outputs::All;
+    let image = json!({ "type": "image", "format": "png", "base64_data": "iVBOR" });
+    let old = render(Dialect::A0, &many, all);
+    assert_eq!((&old["outputs"], &old["result"]), (&outputs, &image));
+    assert_eq!(render(Dialect::A, &many, all)["properties"]["outputs"], outputs);
+    assert_eq!(render(Dialect::B, &many, all)["result"]["outputs"], outputs);
+    assert_eq!(render(Dialect::B, &many, |_| ())["result"].get("outputs"), None);
+    let command = |execution: &mut Execution<'_>| {
+        execution.outputs = Outputs::All;
+        execution.kind = Kind::Shell;
+    };
+    assert_eq!(render(Dialect::B, &many, command)["result"].get("outputs"), None);
+    let flood = transcript(
+        (0..70)
+            .map(|n| shown(&[("text/plain", &n.to_string())], None))
+            .chain([RunEventKind::Finished(outcome(RunStatus::Ok))]),
+    );
+    let flood = &render(Dialect::B, &flood, all)["result"];
+    assert_eq!(
+        (
+            flood["outputs"].as_array().map(Vec::len),
+            &flood["truncated"]["outputs"]
+        ),
+        (Some(64), &json!(6))
     );
 }
 
@@ -152,6 +201,7 @@ fn results_are_json_where_they_are_strictly_that() {
             stdout: &printed,
             stderr: &printed,
             timeout: None,
+            outputs: Outputs::Last,
             news: &news,
             lost: None,
         };
