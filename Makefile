@@ -10,7 +10,7 @@ LOCKED := $(if $(CI),--locked)
 TRIPLE := x86_64-unknown-linux-gnu
 # Named outright for tests and benchmarks: a `cargo test` of the workspace puts a dynamically linked agent beside the server's binary.
 AGENT := $(CARGO_TARGET_DIR)/$(TRIPLE)/agent/greenroom-agent
-SCRIPTS := $(wildcard scripts/*) sandbox-images/python/pin .ci/run
+SCRIPTS := $(wildcard scripts/*) sandbox-images/python/pin integration/curl/examples .ci/run
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
