@@ -10,11 +10,11 @@ use crate::child::Quarters;
 
 mod control;
 mod driver;
-mod fifo;
 pub(crate) mod jupyter;
 mod python;
 mod sh;
 mod shell;
+mod voice;
 
 /// The kernels of an image, none of them started: Python, bash or else the plain shell, and what Jupyter kernels it
 /// has. One whose program is missing says so when it is.

@@ -17,11 +17,7 @@ use futures_util::StreamExt;
 use greenroom_protocol::{AgentConfig, Language, RunError, Stream, StreamSummary, limits::IMAGES};
 use serde::Serialize;
 use tokio::{
-    io::AsyncWriteExt,
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf, pipe},
-    },
+    net::{UnixStream, unix::OwnedReadHalf},
     signal::unix::{SignalKind, signal},
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
@@ -31,7 +27,7 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use super::{
     Ending, Kernel, KernelControl, KernelError, KernelEvent, KernelOutcome, KernelRun,
     control::{Control, Incarnation, Phase},
-    fifo::Fifo,
+    voice::{Fifo, Voice},
 };
 use crate::{
     child::{Child, Quarters, spawn},
@@ -215,38 +211,6 @@ pub(super) struct Driver<D> {
     control: Arc<Control>,
     spill_bytes: u64,
     process: Option<Process>,
-}
-
-/// How the agent speaks to a process.
-#[derive(Debug)]
-enum Voice {
-    Line(OwnedWriteHalf),
-    /// The name goes once the process has opened it.
-    Fifo(pipe::Sender, Option<Fifo>),
-}
-
-impl Voice {
-    async fn say(&mut self, text: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Line(line) => line.write_all(text).await,
-            Self::Fifo(pipe, _) => pipe.write_all(text).await,
-        }
-    }
-
-    /// As much as there is room for. A process that does not come to read it has enough to read.
-    fn remark(&self, text: &[u8]) {
-        match self {
-            Self::Line(line) => drop(line.try_write(text)),
-            Self::Fifo(pipe, _) => drop(pipe.try_write(text)),
-        }
-    }
-
-    /// The process has begun to listen.
-    fn heard(&mut self) {
-        if let Self::Fifo(_, name) = self {
-            *name = None;
-        }
-    }
 }
 
 /// A process that has said that it is ready.

@@ -1,4 +1,5 @@
-//! A named pipe for a process that reads only what it has opened by itself.
+//! How the agent speaks to a kernel's process: on its line, or by a named pipe to one that reads only what it has opened
+//! by itself.
 
 use std::{
     fs::{self, DirBuilder},
@@ -8,14 +9,49 @@ use std::{
 };
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use tokio::net::unix::pipe;
+use tokio::{
+    io::AsyncWriteExt,
+    net::unix::{OwnedWriteHalf, pipe},
+};
 
 use crate::child::Quarters;
 
-/// Where it lies until it is open.
+/// Where such a pipe lies until it is open.
 const PARENT: &str = "/tmp";
 /// What it is called: shells put this before what they complain of.
 const NAME: &str = "sh";
+
+/// How the agent speaks to a process.
+#[derive(Debug)]
+pub(super) enum Voice {
+    Line(OwnedWriteHalf),
+    /// The name goes once the process has opened it.
+    Fifo(pipe::Sender, Option<Fifo>),
+}
+
+impl Voice {
+    pub(super) async fn say(&mut self, text: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Line(line) => line.write_all(text).await,
+            Self::Fifo(pipe, _) => pipe.write_all(text).await,
+        }
+    }
+
+    /// As much as there is room for. A process that does not come to read it has enough to read.
+    pub(super) fn remark(&self, text: &[u8]) {
+        match self {
+            Self::Line(line) => drop(line.try_write(text)),
+            Self::Fifo(pipe, _) => drop(pipe.try_write(text)),
+        }
+    }
+
+    /// The process has begun to listen.
+    pub(super) fn heard(&mut self) {
+        if let Self::Fifo(_, name) = self {
+            *name = None;
+        }
+    }
+}
 
 /// The name of a pipe, for as long as this lives; what has it open keeps it.
 #[derive(Debug)]
