@@ -80,10 +80,10 @@ bench: setup build ## the README's numbers, as a table and as JSON (options: BEN
 
 chaos: setup agent ## servers, sandboxes and an engine broken by a seeded schedule (CHAOS_SEED, CHAOS_SECONDS)
 	cargo build $(LOCKED) -p greenroom --bin greenroom
-	GREENROOM_AGENT="$(AGENT)" cargo test $(LOCKED) -p greenroom-integration --test chaos -- --ignored --nocapture
+	GREENROOM_AGENT="$(AGENT)" CHAOS_SEED="$${CHAOS_SEED:-0}" cargo test $(LOCKED) -p greenroom-integration --test chaos -- --nocapture
 
 soak: setup build ## the long loops: repetitions of the lifecycle tests, and what the suite ignores for its length
 	for round in $$(seq 100); do cargo test $(LOCKED) --quiet -p greenroom --tests; done
 	PROPTEST_CASES=50000 cargo test $(LOCKED) -p greenroom --test fuzz_edges
 	GREENROOM_AGENT="$(AGENT)" cargo test $(LOCKED) --release -p greenroom-integration -- --ignored --nocapture
-	GREENROOM_AGENT="$(AGENT)" CHAOS_SECONDS="$${CHAOS_SECONDS:-3600}" cargo test $(LOCKED) --release -p greenroom-integration --test chaos -- --ignored --nocapture
+	GREENROOM_AGENT="$(AGENT)" CHAOS_SEED="$${CHAOS_SEED:-0}" CHAOS_SECONDS="$${CHAOS_SECONDS:-3600}" cargo test $(LOCKED) --release -p greenroom-integration --test chaos -- --nocapture

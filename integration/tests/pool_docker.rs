@@ -87,7 +87,7 @@ async fn serves_and_replaces(pool: &Pool, engine: &dyn Engine) -> Result<()> {
 
     let began = Instant::now();
     let burst = (0..8).map(|n| async move {
-        let claim = pool.claim(Instant::now() + PATIENCE).await?;
+        let claim = pool.claim(&Principal::Local, Instant::now() + PATIENCE).await?;
         let claimed = began.elapsed();
         let guest = claim.adopt(&session(pool, n)?).await?;
         guest.hello().await?;

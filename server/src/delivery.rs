@@ -3,9 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use greenroom_protocol::{RunId, Standing};
-use tokio::sync::OwnedSemaphorePermit;
 
-use crate::sessions::{Session, Telling};
+use crate::{
+    places::Place,
+    sessions::{Session, Telling},
+};
 
 /// News that an answer carries: to be acknowledged once the answer has been written out, and not before, so that
 /// a loss is told again where the answer never arrived.
@@ -35,7 +37,7 @@ impl News {
 #[derive(Debug)]
 pub(crate) struct Freight {
     pub news: Option<News>,
-    pub in_flight: Option<OwnedSemaphorePermit>,
+    pub in_flight: Option<Place>,
 }
 
 impl Freight {

@@ -14,14 +14,12 @@ pub(crate) mod wires;
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
-
-use tokio::sync::Semaphore;
 
 pub use self::line::{Line, LineError, forward};
 use self::wires::Wires;
-use crate::sandbox::SandboxId;
+use crate::{places::Places, sandbox::SandboxId};
 
 /// Ends that were told of while a request was under way: the next request of the same session need not hear of it again.
 const HEARD: usize = 1024;
@@ -30,7 +28,7 @@ const HEARD: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Forward {
     pub(crate) wires: Wires,
-    pub(crate) places: Arc<Semaphore>,
+    pub(crate) places: Places,
     heard: Mutex<VecDeque<SandboxId>>,
 }
 
@@ -47,7 +45,7 @@ impl Forward {
     pub(crate) fn new(places: usize) -> Self {
         Self {
             wires: Wires::default(),
-            places: Arc::new(Semaphore::new(places)),
+            places: Places::new(places),
             heard: Mutex::default(),
         }
     }

@@ -41,6 +41,7 @@
 //! | [`share`] | the one folder of this machine that stdio may copy from and to |
 //! | `rest` | the data plane of Azure's dynamic sessions: requests read, answers shaped, purely |
 //! | [`forward`] | requests that go on to the program of a container: headers, kept connections |
+//! | [`places`] | calls in flight: one limit, and nobody has all of it |
 //! | `transcript`, `delivery` | a run's events gathered; what an answer owes once it has arrived: for both protocols |
 //! | [`http`] | the data plane's requests, the listener, its limits, health, readiness, metrics |
 //! | [`serve`] | wires them, and shuts them down in order |
@@ -86,6 +87,7 @@ pub mod links;
 pub mod mcp;
 pub mod metrics;
 pub mod operator;
+pub mod places;
 pub mod pool;
 mod rest;
 pub mod sandbox;

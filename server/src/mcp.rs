@@ -33,10 +33,7 @@ use std::{
 
 use rmcp::ServerHandler;
 use serde::Deserialize;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::Semaphore,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -52,6 +49,7 @@ use crate::{
     config::{Config, Offers},
     conversation::{ConversationId, Secret},
     metrics::Metrics,
+    places::Places,
     sessions::{Provenance, Sessions},
     transcript,
 };
@@ -177,7 +175,7 @@ impl Mcp {
     /// The places of calls in flight. Calls that come by another protocol take theirs here too, so that one limit
     /// holds for all and a server that is leaving waits for all.
     #[must_use]
-    pub fn in_flight(&self) -> Arc<Semaphore> {
+    pub fn in_flight(&self) -> Places {
         self.tools.in_flight()
     }
 

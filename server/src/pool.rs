@@ -63,7 +63,7 @@ use self::{
     keeper::{Ends, Keeper},
 };
 use crate::{
-    conversation::PoolName,
+    conversation::{PoolName, Principal},
     engine::Engine,
     sandbox::{SandboxSpec, Start, Stay},
 };
@@ -128,14 +128,14 @@ impl Pool {
     }
 
     /// Claims one warm sandbox; waits for one until `deadline`, and no longer than the spec's `claim_wait`.
-    /// First come, first served.
+    /// Principals take turns; those of one are served in the order in which they asked.
     ///
     /// Cancel safe: a claim that is given up loses its place, and a sandbox that was granted in that moment
     /// goes back unused.
     ///
     /// # Errors
     /// [`ClaimError`] names the limit, or what was waited for.
-    pub async fn claim(&self, deadline: Instant) -> Result<Claim, ClaimError> {
+    pub async fn claim(&self, whose: &Principal, deadline: Instant) -> Result<Claim, ClaimError> {
         /// Wakes the keeper when the claimer goes away, however that happens.
         struct Hangup<'a>(&'a Notify);
         impl Drop for Hangup<'_> {
@@ -151,6 +151,7 @@ impl Pool {
         let (reply, answer) = oneshot::channel();
         let request = Request {
             reply,
+            whose: whose.clone(),
             asked,
             deadline,
             hit: Hit::Warm,

@@ -43,7 +43,7 @@ use self::{
 };
 use crate::{
     archive::{Archive, SaveError},
-    conversation::{PoolName, Secret, SessionKey, SessionName},
+    conversation::{PoolName, Principal, Secret, SessionKey, SessionName},
     engine::{Engine, EngineError, Place, Tombstone},
     guest::{Guest, GuestError},
     pool::{ClaimError, Pool},
@@ -245,13 +245,13 @@ impl Sessions {
             return Ok(self.session(name, bond));
         }
         for _ in 1..ROUNDS {
-            let bond = self.flight(&pool, &name, terms).await?;
+            let bond = self.flight(&pool, key, &name, terms).await?;
             // The opening may have been that of a caller with other terms.
             if bond.idle == Some(terms.idle) {
                 return Ok(self.session(name, bond));
             }
         }
-        let bond = self.flight(&pool, &name, terms).await?;
+        let bond = self.flight(&pool, key, &name, terms).await?;
         Ok(self.session(name, bond))
     }
 
@@ -421,11 +421,17 @@ impl Sessions {
     }
 
     /// The opening of a session that is under way, or a new one.
-    async fn flight(&self, pool: &Pool, name: &SessionName, terms: Terms) -> Result<Bond, OpenError> {
+    async fn flight(
+        &self,
+        pool: &Pool,
+        key: &SessionKey,
+        name: &SessionName,
+        terms: Terms,
+    ) -> Result<Bond, OpenError> {
         let flight = self
             .shared
             .table
-            .flight(name, || self.shared.take_off(pool, name, terms));
+            .flight(name, || self.shared.take_off(pool, &key.principal, name, terms));
         flight.await
     }
 }
@@ -448,8 +454,14 @@ impl Shared {
     }
 
     /// An opening that becomes a task once somebody waits for it, and goes on whoever still does.
-    fn take_off(self: &Arc<Self>, pool: &Pool, name: &SessionName, terms: Terms) -> Flight {
-        let opening = Opening::new(Arc::clone(self), pool.clone(), name.clone(), terms);
+    fn take_off(
+        self: &Arc<Self>,
+        pool: &Pool,
+        whose: &Principal,
+        name: &SessionName,
+        terms: Terms,
+    ) -> Flight {
+        let opening = Opening::new(Arc::clone(self), pool.clone(), whose.clone(), name.clone(), terms);
         let landing = Landing {
             shared: Arc::clone(self),
             name: name.clone(),

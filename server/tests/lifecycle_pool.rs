@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use greenroom::{
+    conversation::Principal,
     engine::Engine as _,
     pool::{ClaimError, Delay, Hit, Isolation, PoolEvent, PoolSpec, Readiness, Unready, Why},
 };
@@ -156,6 +157,40 @@ async fn twenty_claims_on_four_warm_are_all_served_in_turn() {
     let census = bench.settled().await;
     assert_eq!(census.counts.adopted, 20);
     bench.end_sessions().await;
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_for_many_is_in_nobodys_way() {
+    let engine = slow(500);
+    let spec = PoolSpec {
+        parallel_boots: 1,
+        claims_waiting: 12,
+        ..pool_spec(0, 32)
+    };
+    let bench = Bench::start(&engine, spec);
+    bench.until("it lists", |c| c.readiness == Readiness::Ready).await;
+    let (greedy, modest) = (Principal::Key("greedy".into()), Principal::Key("modest".into()));
+    let began = Instant::now();
+    let claim = |whose: Principal, after: u64| {
+        let bench = &bench;
+        async move {
+            sleep(Duration::from_millis(after)).await;
+            let claim = bench.pool.claim(&whose, began + Duration::from_secs(25)).await;
+            (whose, claim, began.elapsed())
+        }
+    };
+    let claims = (0..12)
+        .map(|_| claim(greedy.clone(), 0))
+        .chain([claim(modest.clone(), 100)]);
+    let outcomes = join_all(claims).await;
+    let refused: Vec<_> = outcomes.iter().filter(|(_, claim, _)| claim.is_err()).collect();
+    // The queue was full: one of those who had most in it left for the newcomer.
+    assert!(matches!(refused[..], [(whose, Err(ClaimError::QueueFull { .. }), _)] if *whose == greedy));
+    let (_, claim, waited) = &outcomes[12];
+    assert!(claim.is_ok() && *waited < Duration::from_secs(2), "{waited:?}");
+    drop(outcomes);
+    bench.settled().await;
     bench.end().await;
 }
 

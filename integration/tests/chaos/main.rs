@@ -1,7 +1,8 @@
 //! Nothing is lost without being said, whatever breaks: servers, sandboxes and an engine are broken by a schedule that
 //! a seed draws, while conversations count.
 //!
-//! `CHAOS_SEED` replays a schedule, `CHAOS_SECONDS` says how long it goes on. What is checked after each step:
+//! The suite goes by one seed for a minute, so that it is about the same each time; `make chaos` and `make soak` draw one.
+//! `CHAOS_SEED` replays a schedule (0 draws one), `CHAOS_SECONDS` says how long it goes on. What is checked after each step:
 //!
 //! 1. a conversation's count never goes back unless an answer has said that its state is lost;
 //! 2. no conversation ever sees another one's mark, in its variables or in its files;
@@ -9,9 +10,6 @@
 //! 4. there are never more sandboxes than `max`;
 //! 5. files that an answer says are kept are there, and those that it says are gone are not;
 //! 6. at the end nothing is left.
-//!
-//! One gap is known and excused: that a *kernel* died is told by the next answer only, so where that answer's server is
-//! killed in the same moment, nobody hears of it.
 
 mod faults;
 mod ledger;
@@ -29,6 +27,8 @@ use self::{
     ledger::{Ledger, Seen},
 };
 
+/// The schedule of those who do not say which.
+const SEED: u64 = 20_251_125;
 const SERVERS: usize = 2;
 const CONVERSATIONS: usize = 4;
 const MAX: u32 = 7;
@@ -36,11 +36,13 @@ const MAX: u32 = 7;
 /// A call's answer. A frozen sandbox is found out by pings and three hellos, a lost engine is waited for.
 const ANSWER: Duration = Duration::from_secs(150);
 
-/// By chance and for a while, so not for every change: `make chaos` a minute, `make soak` an hour.
 #[tokio::test]
-#[ignore = "breaks things by chance: type make chaos"]
 async fn a_count_goes_back_only_where_that_was_said() -> Result<()> {
-    let seed = variable("CHAOS_SEED")?.unwrap_or_else(rand::random);
+    let seed = match variable("CHAOS_SEED")? {
+        None => SEED,
+        Some(0) => rand::random(),
+        Some(seed) => seed,
+    };
     let lasts = Duration::from_secs(variable("CHAOS_SECONDS")?.unwrap_or(45));
     eprintln!("chaos: CHAOS_SEED={seed} for {lasts:?}");
     let mut world = World::start().await?;

@@ -68,14 +68,13 @@ impl Drop for Carried {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
-    use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::delivery::Freight;
+    use crate::{conversation::Principal, delivery::Freight, places::Places};
 
-    fn delivery(places: &std::sync::Arc<Semaphore>) -> Delivery {
+    fn delivery(places: &Places) -> Delivery {
         let delivery = Delivery::default();
-        let in_flight = std::sync::Arc::clone(places).try_acquire_owned().ok();
+        let in_flight = places.take(&Principal::Local).ok();
         delivery.carry(Freight {
             news: None,
             in_flight,
@@ -85,15 +84,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_has_arrived_when_its_last_byte_was_taken() {
-        let places = std::sync::Arc::new(Semaphore::new(1));
+        let places = Places::new(1);
         let kept = delivery(&places);
         let mut body = Carried::body(Body::from("all"), kept.clone());
-        assert_eq!(places.available_permits(), 0);
+        assert_eq!(places.free(), 0);
         let frame = body.frame().await;
         assert!(frame.is_some());
         drop(body);
         assert_eq!(
-            places.available_permits(),
+            places.free(),
             1,
             "it owes nothing any more, whoever still holds it"
         );
@@ -102,11 +101,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_is_dropped_before_has_not() {
-        let places = std::sync::Arc::new(Semaphore::new(1));
+        let places = Places::new(1);
         let kept = delivery(&places);
         drop(Carried::body(Body::from("all"), kept.clone()));
-        assert_eq!(places.available_permits(), 0, "its freight is still there");
+        assert_eq!(places.free(), 0, "its freight is still there");
         drop(kept);
-        assert_eq!(places.available_permits(), 1);
+        assert_eq!(places.free(), 1);
     }
 }

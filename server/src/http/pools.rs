@@ -30,7 +30,7 @@ use axum::{
     response::Response,
     routing::any,
 };
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 use self::{
     accepted::Accepted,
@@ -50,6 +50,7 @@ use crate::{
     delivery::{Delivery, Freight},
     forward::{Forward, Origin},
     metrics::Metrics,
+    places::Places,
     rest::{
         address::{self, Address, Below, Operation},
         ask::Ask,
@@ -76,7 +77,7 @@ struct Shared {
     sessions: Sessions,
     metrics: Metrics,
     /// The same places as MCP's.
-    in_flight: Arc<Semaphore>,
+    in_flight: Places,
     roll: Roll,
     accepted: Accepted,
     forward: Forward,
@@ -92,7 +93,7 @@ impl Rest {
         secret: Secret,
         sessions: Sessions,
         metrics: Metrics,
-        in_flight: Arc<Semaphore>,
+        in_flight: Places,
     ) -> Self {
         let started = SystemTime::now();
         let (roll, accepted) = (Roll::default(), Accepted::default());
@@ -244,7 +245,7 @@ async fn operate(front: &Front, identity: &Identity, request: Request) -> Respon
     let started = Instant::now();
     let shared = &front.rest.shared;
     let _counted = shared.metrics.call_begins();
-    let place = Arc::clone(&shared.in_flight).try_acquire_owned().ok();
+    let place = shared.in_flight.take(&identity.principal);
     let delivery = Delivery::default();
     let address = Address::read(
         request.method().as_str(),
@@ -255,15 +256,12 @@ async fn operate(front: &Front, identity: &Identity, request: Request) -> Respon
         .as_ref()
         .map_or("rest", |address| name(&address.operation));
     let outcome = match (&place, address) {
-        (None, _) => Err(Fault::new(
+        (Err(full), _) => Err(Fault::new(
             Code::TooManyRequests,
-            format!(
-                "{} calls are in flight, which is the limit (limits.calls)",
-                shared.config.limits.calls
-            ),
+            format!("{full} (limits.calls)"),
         )),
         (_, Err(fault)) => Err(fault),
-        (Some(_), Ok(address)) => answer(front, identity, address, request, &delivery).await,
+        (Ok(_), Ok(address)) => answer(front, identity, address, request, &delivery).await,
     };
     let (mut response, news, session) = match outcome {
         Ok(answer) => (answer.response, answer.owed, answer.session),
@@ -278,7 +276,7 @@ async fn operate(front: &Front, identity: &Identity, request: Request) -> Respon
     put(headers, OVERALL, &millis.to_string());
     delivery.carry(Freight {
         news,
-        in_flight: place,
+        in_flight: place.ok(),
     });
     response.map(|body| Carried::body(body, delivery))
 }

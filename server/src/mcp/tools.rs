@@ -18,10 +18,7 @@ use std::{
 use greenroom_protocol::{RunId, Standing};
 use greenroom_tool_schemas::{Definition, Folder, SessionState, ToolName};
 use serde_json::{Map, Value};
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout},
-};
+use tokio::time::Instant;
 
 use self::definitions::Definitions;
 pub(super) use self::shelf::{Contents, TEMPLATE};
@@ -40,6 +37,7 @@ use crate::{
     error::{Failure, FailureKind},
     links::Links,
     metrics::Metrics,
+    places::{Full, Places},
     sessions::{OpenError, Provenance, Session, Sessions, Terms},
     share::Share,
 };
@@ -59,7 +57,7 @@ pub(super) struct Tools {
     offers: Offers,
     metrics: Metrics,
     ways: Ways,
-    in_flight: Arc<Semaphore>,
+    in_flight: Places,
     handed_back: Mutex<VecDeque<RunId>>,
 }
 
@@ -122,7 +120,7 @@ impl Tools {
             resolver: Resolver::new(config.conversation.clone(), secret),
             definitions: Definitions::new(&config, folder),
             ways,
-            in_flight: Arc::new(Semaphore::new(config.limits.calls)),
+            in_flight: Places::new(config.limits.calls),
             handed_back: Mutex::default(),
             config,
             offers,
@@ -138,8 +136,8 @@ impl Tools {
         &self.resolver
     }
 
-    pub(super) fn in_flight(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.in_flight)
+    pub(super) fn in_flight(&self) -> Places {
+        self.in_flight.clone()
     }
 
     /// The tools on offer to a caller.
@@ -171,19 +169,14 @@ impl Tools {
         let definition = self.definition(tool)?;
         let started = Instant::now();
         let _in_flight = self.metrics.call_begins();
-        let in_flight = Arc::clone(&self.in_flight).try_acquire_owned().ok();
+        let in_flight = self.in_flight.take(&caller.identity.principal);
         let outcome = match &in_flight {
-            Some(_) => self.serve(definition, arguments, caller).await,
-            None => failed(&Failure::new(
-                FailureKind::Busy,
-                format!(
-                    "{} calls are in flight, which is the limit (limit calls): try again in a moment",
-                    self.config.limits.calls
-                ),
-            )),
+            Ok(_) => self.serve(definition, arguments, caller).await,
+            Err(full) => failed(&busy(*full)),
         };
         let Outcome { answer, news } = outcome;
         self.note(definition.name, &answer, started.elapsed());
+        let in_flight = in_flight.ok();
         Some((answer, Freight { news, in_flight }))
     }
 
@@ -387,8 +380,7 @@ impl Tools {
 
     /// Whether all calls in flight were answered, and their answers written out, within `grace`.
     pub(super) async fn drained(&self, grace: Duration) -> bool {
-        let all = u32::try_from(self.config.limits.calls).unwrap_or(u32::MAX);
-        timeout(grace, self.in_flight.acquire_many(all)).await.is_ok()
+        self.in_flight.empty(grace).await
     }
 
     /// A process or a transport session has ended. If one call only ever reached its conversation, nobody comes
@@ -438,6 +430,11 @@ pub(super) const fn needed(tool: ToolName) -> Option<Scope> {
         }
         ToolName::SessionInfo => None,
     }
+}
+
+fn busy(full: Full) -> Failure {
+    let text = format!("{full} (limit calls): try again in a moment");
+    Failure::new(FailureKind::Busy, text)
 }
 
 /// What was archived by then is kept; the sandbox may have ended in the last moment.

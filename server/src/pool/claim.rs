@@ -12,7 +12,7 @@ use tokio::{
 
 use super::census::Hit;
 use crate::{
-    conversation::{PoolName, SessionName},
+    conversation::{PoolName, Principal, SessionName},
     engine::{Adoption, Engine, EngineError, Found, Place},
     guest::Guest,
     sandbox::SandboxId,
@@ -384,6 +384,7 @@ pub enum Delay {
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) reply: oneshot::Sender<Result<Offer, ClaimError>>,
+    pub(super) whose: Principal,
     pub(super) asked: Instant,
     pub(super) deadline: Instant,
     /// [`Hit::Warm`] until it had to wait.

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     archive::Restored,
-    conversation::SessionName,
+    conversation::{Principal, SessionName},
     engine::{EngineError, Found, Place},
     guest::{Guest, GuestError},
     pool::{Claim, ClaimError, Pool},
@@ -65,6 +65,8 @@ const NOTHING: Found = Found {
 pub(super) struct Opening {
     shared: Arc<Shared>,
     pool: Pool,
+    /// Whose turn it is when a sandbox is free.
+    whose: Principal,
     name: SessionName,
     terms: Terms,
     /// What is known of the sandbox that was last seen bound to this session.
@@ -84,10 +86,17 @@ enum Asked {
 }
 
 impl Opening {
-    pub(super) fn new(shared: Arc<Shared>, pool: Pool, name: SessionName, terms: Terms) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        pool: Pool,
+        whose: Principal,
+        name: SessionName,
+        terms: Terms,
+    ) -> Self {
         Self {
             shared,
             pool,
+            whose,
             name,
             terms,
             known: None,
@@ -385,7 +394,10 @@ impl Opening {
     async fn claim(&mut self) -> Result<Claim, OpenError> {
         loop {
             // The pool bounds the wait; the opening as a whole is bounded by whoever started it.
-            let claimed = self.pool.claim(Instant::now() + super::OPENING).await;
+            let claimed = self
+                .pool
+                .claim(&self.whose, Instant::now() + super::OPENING)
+                .await;
             let Err(ClaimError::Closed) = claimed else {
                 return Ok(claimed?);
             };

@@ -93,7 +93,9 @@ impl Bench {
 
     /// Claims one, waiting for as long as the spec lets it.
     pub async fn claim(&self) -> Result<greenroom::pool::Claim, greenroom::pool::ClaimError> {
-        self.pool.claim(Instant::now() + PATIENCE).await
+        self.pool
+            .claim(&Principal::Local, Instant::now() + PATIENCE)
+            .await
     }
 
     /// Claims one and makes it a session's.

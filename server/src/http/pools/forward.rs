@@ -9,12 +9,11 @@ use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
-    sync::{Notify, OwnedSemaphorePermit},
+    sync::Notify,
     time::timeout,
 };
 
 use super::{
-    Rest,
     call::{Answer, Call},
     refusal,
 };
@@ -27,6 +26,7 @@ use crate::{
         wires::{Answered, Outgoing, Unanswered},
     },
     guest::{Guest, GuestError},
+    places::Place,
     rest::fault::{Code, Fault},
     sessions::Session,
 };
@@ -62,7 +62,7 @@ pub(super) async fn forward(
     request: Request,
     delivery: &Delivery,
 ) -> Result<Answer, Fault> {
-    let place = place(&call.rest)?;
+    let place = place(call)?;
     headers::check(request.headers()).map_err(|odd| Fault::bad(odd.to_string()))?;
     let Some(port) = container.port else {
         let text = "this pool's containers are not reached by requests: it has no port";
@@ -100,7 +100,7 @@ pub(super) async fn forward(
 
 /// Opens a raw stream to a port inside.
 pub(super) async fn tunnel(call: &Call, port: u16, mut request: Request) -> Result<Answer, Fault> {
-    let place = place(&call.rest)?;
+    let place = place(call)?;
     let session = match open(call).await? {
         Opened::Session(session) => *session,
         Opened::Answer(answer) => return Ok(*answer),
@@ -127,14 +127,9 @@ pub(super) fn wants_tunnel(method: &Method, headers: &HeaderMap) -> bool {
             .is_some_and(|token| token.as_bytes().eq_ignore_ascii_case(TUNNEL.as_bytes()))
 }
 
-fn place(rest: &Rest) -> Result<OwnedSemaphorePermit, Fault> {
-    let places = Arc::clone(&rest.shared.forward.places);
-    places.try_acquire_owned().map_err(|_| {
-        Fault::new(
-            Code::TooManyRequests,
-            "too many forwarded requests are under way (limits.connections)",
-        )
-    })
+fn place(call: &Call) -> Result<Place, Fault> {
+    let place = call.shared().forward.places.take(&call.key.principal);
+    place.map_err(|full| Fault::new(Code::TooManyRequests, format!("{full} (limits.connections)")))
 }
 
 enum Opened {
@@ -285,7 +280,7 @@ fn answer(
     origin: Origin,
     mut answered: Answered,
     incoming: hyper::upgrade::OnUpgrade,
-    (place, delivery): (OwnedSemaphorePermit, &Delivery),
+    (place, delivery): (Place, &Delivery),
 ) -> Answer {
     let upgraded = (answered.response.status() == StatusCode::SWITCHING_PROTOCOLS)
         .then(|| hyper::upgrade::on(&mut answered.response));
@@ -312,7 +307,7 @@ fn answer(
 fn splice<I>(
     outside: hyper::upgrade::OnUpgrade,
     inside: impl Future<Output = Option<I>> + Send + 'static,
-    place: OwnedSemaphorePermit,
+    place: Place,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

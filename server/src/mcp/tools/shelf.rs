@@ -8,7 +8,7 @@ use super::{
         arguments::{DOWNLOAD_BYTES, WorkPath},
         conversation::{Asked, Origin},
     },
-    Tools,
+    Tools, busy,
     files::part,
 };
 use crate::{
@@ -153,13 +153,7 @@ impl Tools {
     }
 
     async fn at(&self, key: &SessionKey) -> Result<Option<Session>, Failure> {
-        let busy = || {
-            Failure::new(
-                FailureKind::Busy,
-                "too many calls are in flight (limit calls)".to_owned(),
-            )
-        };
-        let _permit = self.in_flight.try_acquire().map_err(|_| busy())?;
+        let _place = self.in_flight.take(&key.principal).map_err(busy)?;
         match timeout(self.config.patience, self.sessions.look(key)).await {
             Ok(found) => found.map_err(|error| Failure::from(&error)),
             Err(_) => Err(Failure::new(

@@ -29,7 +29,7 @@ impl Keeper {
         }
     }
 
-    /// Grants what is warm to those who have waited longest, and sees off those whose time is up.
+    /// Grants what is warm to those whose turn it is, and sees off those whose time is up.
     pub(super) fn tend_queue(&mut self, now: Instant) {
         for _ in 0..self.queue.prune() {
             self.observer.observe(PoolEvent::Abandoned);
