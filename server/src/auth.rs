@@ -14,7 +14,7 @@ pub(crate) use self::issuer::is_trustworthy;
 pub use self::{
     gate::{Gate, GateError, Required},
     key::{ApiKey, BadKey, Fingerprint, KeyId},
-    key_file::{KeyError, KeyFile, Order, Record},
+    key_file::{Former, KeyError, KeyFile, Order, Record},
     keyring::{Keyring, Keys},
     token::Signing,
 };

@@ -138,6 +138,15 @@ pub(crate) enum KeyCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Makes another one in its place, under the same id, with the same sessions, and prints it
+    Rotate {
+        /// Its id, as the list shows it
+        #[arg(value_name = "ID")]
+        id: String,
+        /// How long the old one is good beside it, such as 1d
+        #[arg(long, value_name = "TIME", default_value = "0s")]
+        grace: Period,
+    },
     /// Takes one back: the next request with it is refused
     Revoke {
         /// Its id, as the list shows it

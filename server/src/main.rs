@@ -193,6 +193,11 @@ fn key(config: &Config, command: KeyCommand) -> Result<()> {
             print(&format!("{}\n", made.key.reveal()))?;
             complain(&made.note);
         }
+        KeyCommand::Rotate { id, grace } => {
+            let made = commands::rotate(config, &id, grace.0)?;
+            print(&format!("{}\n", made.key.reveal()))?;
+            complain(&made.note);
+        }
         KeyCommand::List { json } => {
             let format = if json { Format::Json } else { Format::Table };
             print(&commands::list(config, format)?)?;

@@ -103,6 +103,21 @@ pub fn create(config: &Config, wanted: Wanted) -> Result<Made, KeyCommandError> 
     Ok(Made { key, note })
 }
 
+/// `greenroom key rotate`, by the id or by the whole key.
+///
+/// # Errors
+/// [`KeyCommandError`].
+pub fn rotate(config: &Config, which: &str, grace: Duration) -> Result<Made, KeyCommandError> {
+    let id = named(which)?;
+    let (key, record) = KeyFile::of(&config.state_dir).rotate(&id, grace, SystemTime::now())?;
+    let until = match record.former {
+        Some(former) => format!("the old one is good until {}", shown(former.until)),
+        None => "the old one is none any more".to_owned(),
+    };
+    let note = format!("key {id} is another one now, with the same sessions; {until}");
+    Ok(Made { key, note })
+}
+
 /// `greenroom key list`
 ///
 /// # Errors
@@ -124,18 +139,7 @@ pub fn list(config: &Config, format: Format) -> Result<String, KeyCommandError> 
 /// # Errors
 /// [`KeyCommandError`].
 pub fn revoke(config: &Config, which: &str) -> Result<String, KeyCommandError> {
-    let id = match (KeyId::parse(which), ApiKey::parse(which)) {
-        (Some(id), _) => id,
-        (None, Ok(key)) => key.id().clone(),
-        (None, Err(bad)) => {
-            // What may be a key is not repeated.
-            let text = match bad {
-                BadKey::Check => "…".to_owned(),
-                BadKey::Shape => which.chars().take(12).collect(),
-            };
-            return Err(KeyCommandError::NoId { text, bad });
-        }
-    };
+    let id = named(which)?;
     let file = KeyFile::of(&config.state_dir);
     let record = file.revoke(&id)?;
     let mut text = format!("revoked {} {}", record.id, record.name)
@@ -146,6 +150,22 @@ pub fn revoke(config: &Config, which: &str) -> Result<String, KeyCommandError> {
         text += "it was the last one: servers let nobody in by a key until there is another\n";
     }
     Ok(text)
+}
+
+/// Which key is meant.
+fn named(which: &str) -> Result<KeyId, KeyCommandError> {
+    match (KeyId::parse(which), ApiKey::parse(which)) {
+        (Some(id), _) => Ok(id),
+        (None, Ok(key)) => Ok(key.id().clone()),
+        (None, Err(bad)) => {
+            // What may be a key is not repeated.
+            let text = match bad {
+                BadKey::Check => "…".to_owned(),
+                BadKey::Shape => which.chars().take(12).collect(),
+            };
+            Err(KeyCommandError::NoId { text, bad })
+        }
+    }
 }
 
 fn shown(time: SystemTime) -> String {

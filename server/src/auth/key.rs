@@ -78,10 +78,17 @@ impl ApiKey {
     /// # Errors
     /// The operating system gave no random bytes.
     pub fn mint() -> Result<Self, getrandom::Error> {
-        let id = digits(ID, ID_DIGITS)?;
+        Self::renewed(&KeyId(digits(ID, ID_DIGITS)?))
+    }
+
+    /// A new key with the id of another.
+    ///
+    /// # Errors
+    /// The operating system gave no random bytes.
+    pub fn renewed(id: &KeyId) -> Result<Self, getrandom::Error> {
         let body = format!("{id}{}", digits(SECRET, DIGITS.len())?);
         Ok(Self {
-            id: KeyId(id),
+            id: id.clone(),
             text: format!("{PREFIX}{body}{}", check(&body)),
         })
     }

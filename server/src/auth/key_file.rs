@@ -46,6 +46,8 @@ pub struct Record {
     pub name: String,
     /// Its hash.
     pub fingerprint: Fingerprint,
+    /// The key that it has replaced, while that is still good.
+    pub former: Option<Former>,
     /// What its holder may do.
     pub scopes: Scopes,
     /// Where, if not everywhere.
@@ -56,7 +58,26 @@ pub struct Record {
     pub expires: Option<SystemTime>,
 }
 
+/// A key that has been replaced under its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Former {
+    /// Its hash.
+    pub fingerprint: Fingerprint,
+    /// Until when it is good beside the new one.
+    pub until: SystemTime,
+}
+
 impl Record {
+    /// What a credential may be the hash of: of the key, or of the one that it has replaced while that is still good.
+    #[must_use]
+    pub fn fingerprints(&self, now: SystemTime) -> [Fingerprint; 2] {
+        let former = self.former.filter(|former| now < former.until);
+        [
+            self.fingerprint,
+            former.map_or(self.fingerprint, |former| former.fingerprint),
+        ]
+    }
+
     /// Whether its time is over.
     #[must_use]
     pub fn is_expired(&self, now: SystemTime) -> bool {
@@ -144,6 +165,15 @@ struct Written {
     created: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    former: Option<WrittenFormer>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenFormer {
+    sha256: String,
+    until: u64,
 }
 
 /// What tells one state of the file from another. A file that is replaced has another number, or another time if
@@ -213,6 +243,7 @@ impl KeyFile {
                 id: key.id().clone(),
                 name: order.name,
                 fingerprint: Fingerprint::of(key.reveal()),
+                former: None,
                 scopes: order.scopes,
                 pools: order.pools,
                 created: now,
@@ -220,6 +251,25 @@ impl KeyFile {
             };
             records.push(record.clone());
             Ok((key, record))
+        })
+    }
+
+    /// Puts a new key in the place of one, under its id: with its sessions, scopes and time. The old one is good for
+    /// `grace` yet.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn rotate(&self, id: &KeyId, grace: Duration, now: SystemTime) -> Result<(ApiKey, Record), KeyError> {
+        self.change(|records| {
+            let record = records.iter_mut().find(|record| record.id == *id);
+            let record = record.ok_or_else(|| KeyError::Unknown(id.clone()))?;
+            let key = ApiKey::renewed(id)?;
+            record.former = (!grace.is_zero()).then_some(Former {
+                fingerprint: record.fingerprint,
+                until: now + grace,
+            });
+            record.fingerprint = Fingerprint::of(key.reveal());
+            Ok((key, record.clone()))
         })
     }
 
@@ -352,7 +402,15 @@ fn record(written: Written) -> Option<Record> {
         None => None,
         Some(seconds) => Some(at(seconds)?),
     };
+    let former = match written.former {
+        None => None,
+        Some(former) => Some(Former {
+            fingerprint: Fingerprint::from_hex(&former.sha256)?,
+            until: at(former.until)?,
+        }),
+    };
     Some(Record {
+        former,
         id: KeyId::parse(&written.id)?,
         name: written.name,
         fingerprint: Fingerprint::from_hex(&written.sha256)?,
@@ -377,6 +435,10 @@ fn written(record: &Record) -> Written {
         pools: record.pools.iter().map(ToString::to_string).collect(),
         created: seconds(record.created),
         expires: record.expires.map(seconds),
+        former: record.former.map(|former| WrittenFormer {
+            sha256: former.fingerprint.to_hex(),
+            until: seconds(former.until),
+        }),
     }
 }
 
@@ -438,6 +500,30 @@ mod tests {
         assert_eq!(file.revoke(&record.id).unwrap(), record);
         assert!(matches!(file.revoke(&record.id), Err(KeyError::Unknown(_))));
         assert_eq!(file.list().unwrap(), [other]);
+    }
+
+    #[test]
+    fn a_key_is_replaced_under_its_id() {
+        let (_temp, file) = file();
+        let (old, before) = file.create(order("ci"), now()).unwrap();
+        let day = Duration::from_secs(24 * 60 * 60);
+        let (new, after) = file.rotate(old.id(), day, now()).unwrap();
+        assert_eq!(file.list().unwrap(), std::slice::from_ref(&after));
+        assert_eq!(
+            (new.id(), &after.name, after.scopes),
+            (old.id(), &before.name, before.scopes)
+        );
+        let is = |record: &Record, key: &ApiKey, when| {
+            record.fingerprints(when).contains(&Fingerprint::of(key.reveal()))
+        };
+        assert!(is(&after, &new, now()) && is(&after, &new, now() + 2 * day));
+        assert!(is(&after, &old, now()) && !is(&after, &old, now() + day));
+        // Once more, at once: whatever was before is over.
+        let (newest, last) = file.rotate(old.id(), Duration::ZERO, now()).unwrap();
+        assert!(is(&last, &newest, now()) && !is(&last, &new, now()) && !is(&last, &old, now()));
+        let nobodys = ApiKey::mint().unwrap();
+        let unknown = file.rotate(nobodys.id(), day, now());
+        assert!(matches!(unknown, Err(KeyError::Unknown(_))));
     }
 
     #[test]

@@ -88,15 +88,15 @@ impl Keys {
         self.ever
     }
 
-    /// Who presents this credential. The work is the same whether or not it is one, and names one: a hash and a
-    /// comparison.
+    /// Who presents this credential. The work is the same whether or not it is one, and names one: a hash and two
+    /// comparisons.
     #[must_use]
     pub fn holder(&self, credential: &str, now: SystemTime) -> Option<Identity> {
         let presented = Fingerprint::of(credential);
         let record = KeyId::named_by(credential).and_then(|id| self.table.get(&id));
         let nobodys = Fingerprint::of("");
-        let kept = record.map_or(nobodys, |record| record.fingerprint);
-        let is_right = kept.matches(&presented);
+        let [kept, former] = record.map_or([nobodys; 2], |record| record.fingerprints(now));
+        let is_right = kept.matches(&presented) | former.matches(&presented);
         record
             .filter(|record| is_right && !record.is_expired(now))
             .map(identity)
@@ -187,7 +187,14 @@ mod tests {
         assert_eq!(holder.principal, Principal::Key(record.id.to_string()));
         let (second, _) = file.create(order(), now).unwrap();
         assert!(ring.now().holder(second.reveal(), now).is_some());
+        let (renewed, _) = file.rotate(&record.id, Duration::from_secs(9), now).unwrap();
+        for key in [&first, &renewed] {
+            assert_eq!(ring.now().holder(key.reveal(), now), Some(holder.clone()));
+        }
+        let later = now + Duration::from_secs(9);
+        assert_eq!(ring.now().holder(first.reveal(), later), None);
         file.revoke(&record.id).unwrap();
+        assert_eq!(ring.now().holder(renewed.reveal(), now), None);
         assert_eq!(ring.now().holder(first.reveal(), now), None);
         assert!(ring.now().holder(second.reveal(), now).is_some());
         file.revoke(second.id()).unwrap();
