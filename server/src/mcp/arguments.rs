@@ -487,7 +487,7 @@ mod tests {
         };
         assert_eq!(
             (execute.language, execute.timeout.as_secs(), execute.chars),
-            (Language::Bash, 600, 24_000)
+            (Language::Sh, 600, 24_000)
         );
         assert_eq!(
             read(
