@@ -9,7 +9,7 @@ use greenroom::{
     conversation::{PoolName, hex},
     engine::{
         Engine,
-        docker::{DockerConfig, DockerEngine},
+        docker::{DockerConfig, DockerEngine, Installers},
     },
     guest::{Guest, WriteMode},
     sandbox::{SandboxId, SandboxSpec, Stay},
@@ -46,6 +46,7 @@ pub(crate) async fn engine() -> Result<Arc<dyn Engine>> {
         creator: "bench".into(),
         agent: agent()?,
         cgroup_parent: "greenroom".into(),
+        installers: Installers::default(),
     });
     Ok(Arc::new(docker.await?))
 }

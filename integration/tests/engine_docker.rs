@@ -34,7 +34,7 @@ use greenroom::{
     conversation::PoolName,
     engine::{
         Engine, EngineError,
-        docker::{DockerConfig, DockerEngine},
+        docker::{DockerConfig, DockerEngine, Installers},
     },
     sandbox::{SandboxId, SandboxSpec, Stay},
 };
@@ -128,6 +128,7 @@ fn config(fingerprint: &str, deployment: &str) -> DockerConfig {
         creator: "contract".to_owned(),
         agent: agent().expect("the agent is built"),
         cgroup_parent: "greenroom".to_owned(),
+        installers: Installers::default(),
     }
 }
 

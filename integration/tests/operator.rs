@@ -83,7 +83,7 @@ async fn sessions_are_listed_and_ended_and_their_callers_hear_of_it() -> Result<
 
     // A sweep finds nothing to clear away while all is well.
     let swept = greenroom(&server, &["sweep", "--dry-run"]).await?;
-    assert_eq!(swept, "0 sandboxes would be removed\n");
+    assert_eq!(swept, "0 sandboxes and 0 images would be removed\n");
     let ended = greenroom(&server, &["sessions", "end", "--all"]).await?;
     assert!(ended.contains("ended 3 sessions"), "{ended}");
     client.close().await?;

@@ -8,7 +8,7 @@ use greenroom::{
     conversation::{ConversationId, PoolName, Principal, Secret, SessionKey, SessionName},
     engine::{
         Engine,
-        docker::{DockerConfig, DockerEngine},
+        docker::{DockerConfig, DockerEngine, Installers},
     },
     pool::{Census, Pool, PoolSpec},
     sandbox::{SandboxId, SandboxSpec, Stay},
@@ -28,6 +28,7 @@ async fn engine() -> Result<Arc<dyn Engine>> {
         creator: "pool-test".to_owned(),
         agent: greenroom_integration::agent()?,
         cgroup_parent: "greenroom".to_owned(),
+        installers: Installers::default(),
     };
     let engine = DockerEngine::connect(config).await;
     Ok(Arc::new(

@@ -28,6 +28,7 @@ pub use self::{
 use crate::{
     config::{Config, LogFormat},
     conversation::{Secret, hex},
+    engine::docker::Installers,
 };
 
 /// This program's version: both ends must have the same.
@@ -111,6 +112,8 @@ pub fn digest(config: &Config, secret: &Secret) -> String {
     relevant.listen = ([127, 0, 0, 1], 0).into();
     // Where the agent lies is no part of it either: hosts start processes without the variable that may say so.
     relevant.agent = None;
+    // Nor how an index is reached: that differs between hosts' environments, and no image depends on it.
+    relevant.engine.installers = Installers::default();
     relevant.log = String::new();
     // What is masked does not tell values apart, so each is told by its own MAC.
     let told = relevant.pools.values().flat_map(|pool| pool.env.iter());

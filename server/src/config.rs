@@ -4,6 +4,7 @@
 //! for `.` and `-`: `pool.python.warm` is `GREENROOM_POOL_PYTHON_WARM`. Nothing else reads the environment.
 
 mod containers;
+mod dependencies;
 mod layers;
 mod offer;
 mod parts;
@@ -22,6 +23,8 @@ use greenroom_tool_schemas::ToolName;
 use crate::{
     auth::{Required, Scope, Signing, Word},
     conversation::PoolName,
+    engine::docker::Installers,
+    sandbox::Dependencies,
 };
 
 pub use self::{
@@ -118,6 +121,8 @@ pub struct EngineConfig {
     pub runtime: Runtime,
     /// `deployment`: labels everything of this installation, beside the secret's fingerprint.
     pub deployment: String,
+    /// `build_network`, and what of the server's environment goes with it: how a pool's packages are reached.
+    pub installers: Installers,
 }
 
 /// The engines that there are.
@@ -295,6 +300,10 @@ pub struct PoolConfig {
     pub env: BTreeMap<String, Masked>,
     /// `image`: what sandboxes are made from.
     pub image: String,
+    /// `packages`, `apt` and `requirements`: what is installed on top of the image.
+    pub dependencies: Dependencies,
+    /// `install_timeout`: how long that may take.
+    pub install_timeout: Duration,
     /// `languages`: kernels that are up before a sandbox counts as warm; the first is the default. A pool of
     /// containers has none unless it says so: what its image has starts when it is first needed.
     pub languages: Vec<Language>,

@@ -11,11 +11,13 @@ use self::report::Found;
 pub use self::report::Report;
 use crate::{
     config::{Config, PoolConfig},
-    conversation::{PoolName, Secret},
+    conversation::Secret,
     engine::{
         Engine as _, EngineError, ListedState,
         docker::{DockerConfig, DockerEngine},
     },
+    pool::{PoolSpec, prepare_image},
+    serve,
     state_dir::{self, StateDir, StateError},
 };
 
@@ -46,7 +48,8 @@ pub async fn run(config: &Config) -> Report {
     };
     clear(&engine).await;
     for (name, pool) in &config.pools {
-        if let Some(image) = image(&engine, name, pool, &runtimes, &mut report).await {
+        let spec = serve::spec(config, name, pool);
+        if let Some(image) = image(&engine, pool, &spec, &runtimes, &mut report).await {
             trial::boot(&engine, config, name, pool, image, &mut report).await;
         }
     }
@@ -122,21 +125,22 @@ async fn clear(engine: &DockerEngine) {
     }
 }
 
-/// Whether a pool's runtime and image are there; answers the prepared image.
+/// Whether a pool's runtime and image are there; answers the prepared image. What the pool adds to it is installed if no
+/// server has done it yet.
 async fn image(
     engine: &DockerEngine,
-    name: &PoolName,
     pool: &PoolConfig,
+    spec: &PoolSpec,
     runtimes: &[String],
     report: &mut Report,
 ) -> Option<String> {
-    let line = format!("pool {name}");
+    let line = format!("pool {}", spec.name());
     if !runtimes.contains(&pool.runtime) {
         let problem = EngineError::NoRuntime(pool.runtime.clone());
         report.bad(line, problem, SETUP);
         return None;
     }
-    match engine.prepare(&pool.image).await {
+    match prepare_image(engine, spec).await {
         Ok(image) => {
             report.good(line, format!("{} on {}, {image}", pool.image, pool.runtime));
             Some(image)
@@ -154,6 +158,11 @@ fn image_repair(error: &EngineError, image: &str) -> String {
         EngineError::NoImage { .. } => format!("docker pull {image}, or set the pool's image"),
         EngineError::BadAgent(_) => "make agent".to_owned(),
         EngineError::BadImage { .. } => "set the pool's image to another one".to_owned(),
+        EngineError::Install { .. } => {
+            "correct the pool's packages, apt or requirements, or how their index is reached: \
+             docs/configuration.md"
+                .to_owned()
+        }
         EngineError::Unreachable(_)
         | EngineError::Timeout { .. }
         | EngineError::NoRuntime(_)

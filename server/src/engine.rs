@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     conversation::{PoolName, SessionName},
-    sandbox::{Fate, Program, SandboxId, SandboxSpec, Stay},
+    sandbox::{Dependencies, Fate, Program, SandboxId, SandboxSpec, Stay},
 };
 
 /// The byte stream to an agent.
@@ -35,6 +35,22 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// Makes an image ready for sandboxes: the agent and the work directory are put into it, its volumes
     /// and health check are seen to. Answers the name to create from. Idempotent, and cheap the second time.
     async fn prepare(&self, image: &str) -> Result<String, EngineError>;
+
+    /// Makes an image with packages installed on top of another, by its own installers, in a container of the runtime
+    /// that the pool's sandboxes have and with a network. Answers its name, which says what is in it: it is to be
+    /// prepared like any other. Idempotent, cheap the second time, and never a half of one: what broke off has no name.
+    /// Dropped, it ends what it started.
+    ///
+    /// # Errors
+    /// [`EngineError::Install`] has the installer's own words.
+    async fn derive(&self, order: &Derivation) -> Result<String, EngineError>;
+
+    /// Images that this deployment's secret derived and nobody needs: none of these wishes comes to them, no container
+    /// stands on them, and they are not young. Those that stand on others come first.
+    async fn unused_images(&self, wanted: &[Derivation]) -> Result<Vec<String>, EngineError>;
+
+    /// Removes an image that was derived. A missing one is a success.
+    async fn remove_image(&self, name: &str) -> Result<(), EngineError>;
 
     /// What a prepared image says of the program that it is for.
     async fn program(&self, prepared: &str) -> Result<Program, EngineError>;
@@ -91,6 +107,25 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// forgot their sandbox, and answers how many such leftovers it ended. One that is seen for the first
     /// time is only noted. Call it every half minute or so.
     async fn sweep(&self) -> Result<usize, EngineError>;
+}
+
+/// An image to be made from another one: the order for [`Engine::derive`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Derivation {
+    /// The pool that it is for, as logs name it.
+    pub pool: PoolName,
+    /// The image as configured.
+    pub image: String,
+    /// What is installed on it.
+    pub dependencies: Dependencies,
+    /// The runtime that installers run in.
+    pub runtime: String,
+    /// Their processors, in thousandths.
+    pub cpu_millis: u32,
+    /// Their memory, in bytes.
+    pub memory_bytes: u64,
+    /// How long they may take.
+    pub deadline: Duration,
 }
 
 /// The answer to [`Engine::adopt`].
@@ -220,6 +255,18 @@ pub enum EngineError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Packages could not be installed on an image.
+    #[error("{command} on image {image:?} {outcome}{}", said(.words))]
+    Install {
+        /// The image as configured.
+        image: String,
+        /// What was run.
+        command: String,
+        /// How it ended.
+        outcome: String,
+        /// The last lines that it wrote, bounded; an installer's, so anybody's.
+        words: Vec<String>,
+    },
     /// The agent's binary is missing or cannot be put into an image.
     #[error("{0}")]
     BadAgent(String),
@@ -237,4 +284,12 @@ pub enum EngineError {
         /// What the engine said, bounded.
         reason: String,
     },
+}
+
+fn said(words: &[String]) -> String {
+    if words.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", words.join(" | "))
+    }
 }

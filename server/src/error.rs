@@ -233,6 +233,10 @@ impl From<&ClaimError> for Failure {
                         "no sandbox of pool {pool} was ready within {waited} s: {booting} are booting, and {waiting} calls wait \
                          for one. Try again"
                     ),
+                    Delay::Installing => format!(
+                        "no sandbox of pool {pool} was ready within {waited} s: its packages are still being installed, which is \
+                         done once and may take minutes. Try again then"
+                    ),
                     Delay::Preparing => format!(
                         "no sandbox of pool {pool} was ready within {waited} s: its image is still being prepared. Try again"
                     ),
@@ -244,6 +248,14 @@ impl From<&ClaimError> for Failure {
                 };
                 Self::new(FailureKind::Unavailable, text)
             }
+            // An installer's words are the operator's to read.
+            ClaimError::NotInstalled { pool, .. } => Self::new(
+                FailureKind::Unavailable,
+                format!(
+                    "pool {pool} has no sandboxes: the packages that it adds to its image could not be installed. The server \
+                     tries again by and by; the operator finds the reason with `greenroom doctor`"
+                ),
+            ),
             ClaimError::Closed => Self::new(
                 FailureKind::Unavailable,
                 "the server is shutting down. Try again in a moment",
@@ -357,6 +369,19 @@ mod tests {
                 timed_out(Delay::Preparing),
                 FailureKind::Unavailable,
                 "being prepared",
+            ),
+            (
+                timed_out(Delay::Installing),
+                FailureKind::Unavailable,
+                "being installed",
+            ),
+            (
+                OpenError::Claim(ClaimError::NotInstalled {
+                    pool: pool(),
+                    reason: secret(),
+                }),
+                FailureKind::Unavailable,
+                "could not be installed",
             ),
             (
                 timed_out(Delay::Failing {

@@ -22,9 +22,9 @@ pub use self::{
 };
 use crate::{
     config::Config,
-    engine::{Engine, EngineError, Listed, ListedState, Usage},
+    engine::{Derivation, Engine, EngineError, Listed, ListedState, Usage},
     guest::{Guest, GuestError},
-    pool::{Ground, judge},
+    pool::{Ground, derivation, judge},
     sandbox::SandboxId,
     serve::{self, ServeError},
 };
@@ -40,6 +40,8 @@ const ENDING: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Operator {
     engine: Arc<dyn Engine>,
+    /// What the configured pools add to their images.
+    wanted: Vec<Derivation>,
 }
 
 /// One sandbox of the deployment.
@@ -121,8 +123,13 @@ impl Operator {
     /// [`OperatorError`].
     pub async fn connect(config: &Config) -> Result<Self, OperatorError> {
         let secret = serve::secret(config).map_err(ServeError::State)?;
+        let wanted = config
+            .pools
+            .iter()
+            .map(|(name, pool)| serve::spec(config, name, pool));
         Ok(Self {
             engine: serve::engine(config, &secret).await?,
+            wanted: wanted.filter_map(|spec| derivation(&spec)).collect(),
         })
     }
 
@@ -236,6 +243,26 @@ impl Operator {
             .into_iter()
             .filter_map(|one| Some((one.id.clone(), judge(&one, now)?)));
         Ok(judged.collect())
+    }
+
+    /// Images with packages that no configured pool adds any more.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub async fn images(&self) -> Result<Vec<String>, OperatorError> {
+        Ok(self.engine.unused_images(&self.wanted).await?)
+    }
+
+    /// Removes such images. One that has come into use meanwhile stays. Answers how many are gone.
+    pub async fn remove_images(&self, images: &[String]) -> usize {
+        let mut removed = 0;
+        for image in images {
+            match self.engine.remove_image(image).await {
+                Ok(()) => removed += 1,
+                Err(error) => tracing::warn!(image, %error, "an image stays"),
+            }
+        }
+        removed
     }
 
     /// Clears leftovers away, and what an engine left behind when it forgot its sandboxes. Answers how many of the

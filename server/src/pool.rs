@@ -19,7 +19,7 @@
 //! may be a session's.
 //!
 //! # How a sandbox becomes warm
-//! image prepared → list (room?) → create → list (still room, mine included?) → start → channel → hello with
+//! packages installed on the image, where the pool adds some → image prepared → list (room?) → create → list (still room, mine included?) → start → channel → hello with
 //! kernels and preloads done → generation and isolation proven → its work directory filled, where there is a seed. One deadline stands over it. Whatever goes wrong, the
 //! sandbox is condemned and stays in the ledger until the engine is known to have nothing of it.
 //!
@@ -32,6 +32,7 @@ mod appetite;
 mod boot;
 mod census;
 mod claim;
+mod image;
 mod keeper;
 mod ledger;
 mod looks;
@@ -51,10 +52,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::sweep::judge;
 pub use self::{
     census::{BootFault, Census, Counts, Hit, PoolEvent, PoolObserver, Readiness, Unready, Why},
     claim::{AdoptError, Claim, ClaimError, Delay},
+    image::{Install, prepare_image},
     seed::{Seed, SeedError},
     sweep::{Ground, Sweep, Swept},
 };
@@ -62,6 +63,7 @@ use self::{
     claim::Request,
     keeper::{Ends, Keeper},
 };
+pub(crate) use self::{image::derivation, sweep::judge};
 use crate::{
     conversation::{PoolName, Principal},
     engine::Engine,
@@ -209,6 +211,8 @@ pub struct PoolSpec {
     pub sandbox: SandboxSpec,
     /// What each is told at its start. Default: nothing.
     pub start: Start,
+    /// What is installed on its image first. Default: nothing.
+    pub install: Option<Install>,
     /// What each finds in its work directory. Default: nothing.
     pub seed: Option<Seed>,
     /// Sandboxes kept warm; never the last of `max`, which is left to a conversation. Default 2.
@@ -245,6 +249,7 @@ impl PoolSpec {
         Self {
             sandbox,
             start: Start::default(),
+            install: None,
             seed: None,
             warm: 2,
             warm_max: 0,

@@ -1,5 +1,6 @@
 //! What a sandbox is to the rest of the server: its id, its kind, and how it ended.
 
+mod dependencies;
 mod start;
 
 use std::{
@@ -12,7 +13,10 @@ use serde::Serialize;
 
 use crate::conversation::{PoolName, hex};
 
-pub use self::start::{AppSpec, NoProgram, Program, Start};
+pub use self::{
+    dependencies::{DebianPackage, Dependencies, Requirement, Requirements},
+    start::{AppSpec, NoProgram, Program, Start},
+};
 
 /// A sandbox's id: minted here before the engine is asked for anything, so that a create that failed,
 /// hung or was dropped can still be destroyed.

@@ -4,7 +4,10 @@ mod support;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use greenroom::pool::{BootFault, ClaimError, Delay, PoolEvent, PoolSpec, Readiness, Unready, Why};
+use greenroom::{
+    pool::{BootFault, ClaimError, Delay, Install, PoolEvent, PoolSpec, Readiness, Unready, Why},
+    sandbox::{Dependencies, Requirement},
+};
 use greenroom_agent::kernel::Kernel;
 use greenroom_protocol::{EndReason, Language};
 use support::{
@@ -282,4 +285,77 @@ async fn an_image_that_was_removed_is_prepared_again() {
         "a refusal of another kind says nothing about the image"
     );
     bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn packages_that_cannot_be_installed_are_told_at_once_and_tried_again_ever_more_slowly() {
+    let engine = FakeEngine::new();
+    engine.script(Op::Derive, [Fault::NotInstalled; 6]);
+    let bench = Bench::start(&engine, installing());
+    bench.until("it failed", |c| c.last_boot_error.is_some()).await;
+    let asked = Instant::now();
+    let refused = bench.claim().await.unwrap_err();
+    assert!(asked.elapsed() < SECOND, "waiting would be in vain");
+    assert!(
+        matches!(&refused, ClaimError::NotInstalled { reason, .. } if reason.contains("No matching distribution")),
+        "{refused}"
+    );
+    let Readiness::Unready(Unready::Failing { reason, .. }) = bench.pool.readiness() else {
+        panic!("{:?}", bench.pool.readiness());
+    };
+    assert!(reason.contains("`pip install` on image"), "{reason}");
+    sleep(600 * SECOND).await;
+    let tried = engine.calls(Op::Derive);
+    assert!((3..6).contains(&tried), "{tried} times in ten minutes");
+    bench.settled().await;
+    assert_eq!(engine.calls(Op::Derive), 7);
+    drop(bench.claim().await.unwrap());
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_calls_while_packages_are_installed_hears_so() {
+    let engine = FakeEngine::new();
+    // The call hangs for half a minute, as an installation may.
+    engine.script(Op::Derive, [Fault::Hangs]);
+    let spec = PoolSpec {
+        claim_wait: 5 * SECOND,
+        ..installing()
+    };
+    let bench = Bench::start(&engine, spec);
+    bench
+        .until("it is told", |c| {
+            c.readiness == Readiness::Unready(Unready::Installing)
+        })
+        .await;
+    let late = bench.claim().await.unwrap_err();
+    let ClaimError::TimedOut { delay, .. } = &late else {
+        panic!("{late:?}");
+    };
+    assert_eq!(*delay, Delay::Installing);
+    bench.settled().await;
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_with_packages_that_was_removed_is_made_again() {
+    let engine = FakeEngine::new();
+    engine.script(Op::Create, [Fault::NoImage]);
+    let bench = Bench::start(&engine, installing());
+    bench.settled().await;
+    assert_eq!((engine.calls(Op::Derive), engine.calls(Op::Prepare)), (2, 2));
+    bench.end().await;
+}
+
+/// A pool that adds a package to its image.
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+fn installing() -> PoolSpec {
+    let wished = vec![Requirement::parse("six").unwrap()];
+    PoolSpec {
+        install: Some(Install {
+            dependencies: Dependencies::new(wished, Vec::new(), None),
+            deadline: 60 * SECOND,
+        }),
+        ..pool_spec(2, 8)
+    }
 }

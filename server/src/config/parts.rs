@@ -38,6 +38,7 @@ impl Config {
             creator: creator.to_owned(),
             agent: self.agent_binary(),
             cgroup_parent: "greenroom".to_owned(),
+            installers: self.engine.installers.clone(),
         }
     }
 }

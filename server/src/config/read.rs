@@ -16,6 +16,7 @@ use super::{
     EngineKind, ErrorStyle, HttpConfig, IssuerConfig, LONGEST_CALL, Lifecycle, Limits, LinkConfig, LogFormat,
     MetaPath, PoolConfig, PoolKind, Runtime, Size, TlsConfig,
     containers::{self, KindWord},
+    dependencies,
     layers::{Effective, Layers, Raw, Report, Source, place},
     settings::{Setting, words},
 };
@@ -137,7 +138,7 @@ fn walk(from: &mut Layers, inputs: &Inputs) -> Config {
         agent: from.take("agent", None),
         log: log(from),
         log_format: from.take("log_format", LogFormat::Text),
-        engine: engine(from),
+        engine: engine(from, &inputs.env),
         http: HttpConfig {
             allowed_hosts: from.take("http.allowed_hosts", Vec::new()),
             allowed_origins: from.take("http.allowed_origins", Vec::new()),
@@ -280,7 +281,7 @@ fn patience(from: &mut Layers) -> Duration {
     patience
 }
 
-fn engine(from: &mut Layers) -> EngineConfig {
+fn engine(from: &mut Layers, own: &[(String, String)]) -> EngineConfig {
     let (runtime, source) = from.take_from("engine.runtime", Runtime::Runsc);
     let insecure = from.take("engine.insecure", false);
     if runtime == Runtime::Runc && !insecure {
@@ -292,6 +293,7 @@ fn engine(from: &mut Layers) -> EngineConfig {
         socket: from.take("engine.socket", "unix:///var/run/docker.sock".to_owned()),
         runtime,
         deployment: from.take("engine.deployment", "default".to_owned()),
+        installers: dependencies::installers(from.take("engine.build_network", "bridge".to_owned()), own),
     }
 }
 
@@ -444,6 +446,8 @@ fn pool(from: &mut Layers, name: &str, engine: Runtime, inputs: &Inputs) -> Pool
         description: description(from, &section),
         env: containers::environment(from, &section, &inputs.env),
         image: from.take(&key("image"), usual.image),
+        dependencies: dependencies::dependencies(from, &section, inputs.file.as_deref()),
+        install_timeout: from.take(&key("install_timeout"), 20 * MINUTE),
         languages: from.take(&key("languages"), usual.languages),
         preload: from.take(&key("preload"), usual.preload),
         seed: from.take(&key("seed"), None),
@@ -583,6 +587,7 @@ fn quarrels(pool: &PoolConfig) -> Vec<(&'static str, String)> {
         ("evict_after", pool.evict_after.unwrap_or(SECOND)),
         ("warm_age", pool.warm_age),
         ("boot_timeout", pool.boot_timeout),
+        ("install_timeout", pool.install_timeout),
         ("claim_wait", pool.claim_wait),
         ("run_timeout", pool.run_timeout),
     ] {

@@ -105,7 +105,7 @@ required = \"never\"
         "greenroom.toml:8: pool.python.memory: 512 is not text: write it as \"512MiB\"",
         "greenroom.toml:9: pool.python.disk: a date is not text: write it as",
         "default: pool.python.idle: must not be longer than lifetime",
-        "greenroom.toml:11: pool.python.swap: unknown key; known here: boot_timeout, ",
+        "greenroom.toml:11: pool.python.swap: unknown key; known here: apt, ",
         "greenroom.toml:12: pool.Bad: a pool's name is ",
         "greenroom.toml:15: authn: unknown key",
         "GREENROOM_WRAM: no setting has this variable",

@@ -6,6 +6,7 @@
 //! | session's name | name of the container, by a rename |
 //! | tombstone | exited container, renamed once more |
 //! | channel | exec stream of `agent relay` |
+//! | derived image | image `greenroom/derived:<hash of what was wished for>` |
 //! | prepared image | image `greenroom/prepared:<hash of what is in it>` |
 //!
 //! A container is addressed by Docker's own id of it once that is known, because names change hands, and
@@ -21,6 +22,7 @@ mod listing;
 mod lookup;
 mod memory;
 mod words;
+mod workshop;
 
 use std::{
     collections::HashSet,
@@ -42,6 +44,7 @@ use bollard::{
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use greenroom_protocol::{AGENT_PATH, LastWords};
 
+pub use self::workshop::Installers;
 use self::{
     call::Failure,
     channel::ExecStream,
@@ -50,8 +53,9 @@ use self::{
     leftovers::{Leftovers, Parent},
     listing::Doing,
     memory::Memory,
+    workshop::Workshop,
 };
-use super::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone, Usage};
+use super::{Adoption, Channel, Derivation, Engine, EngineError, Found, Listed, Place, Tombstone, Usage};
 use crate::{
     conversation::SessionName,
     sandbox::{Program, SandboxId, SandboxSpec},
@@ -79,6 +83,8 @@ pub struct DockerConfig {
     pub agent: PathBuf,
     /// First part of the name of the cgroup that all sandboxes are below.
     pub cgroup_parent: String,
+    /// How packages are reached that pools add to their images.
+    pub installers: Installers,
 }
 
 /// What a Docker engine says of itself.
@@ -103,6 +109,7 @@ pub struct DockerEngine {
     deployment: String,
     creator: String,
     images: Images,
+    workshop: Workshop,
     known: Known,
     leftovers: Leftovers,
     /// Where the memory of all sandboxes is counted, once it was found.
@@ -141,6 +148,13 @@ impl DockerEngine {
             info.cgroup_driver == Some(SystemInfoCgroupDriverEnum::SYSTEMD),
         );
         Ok(Self {
+            workshop: Workshop::new(
+                docker.clone(),
+                &config.fingerprint,
+                &deployment,
+                parent.as_str(),
+                config.installers,
+            ),
             images: Images::new(docker.clone(), config.agent, config.fingerprint),
             docker,
             deployment,
@@ -349,6 +363,18 @@ impl Engine for DockerEngine {
         self.images.prepare(image).await
     }
 
+    async fn derive(&self, order: &Derivation) -> Result<String, EngineError> {
+        self.workshop.derive(order).await
+    }
+
+    async fn unused_images(&self, wanted: &[Derivation]) -> Result<Vec<String>, EngineError> {
+        self.workshop.unused(wanted).await
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<(), EngineError> {
+        self.workshop.remove_image(name).await
+    }
+
     async fn program(&self, prepared: &str) -> Result<Program, EngineError> {
         self.images.program(prepared).await
     }
@@ -534,8 +560,9 @@ impl Engine for DockerEngine {
     }
 
     async fn sweep(&self) -> Result<usize, EngineError> {
+        let builders = self.workshop.sweep().await?;
         if !self.local {
-            return Ok(0);
+            return Ok(builders);
         }
         let unreadable = |error: std::io::Error| EngineError::Refused {
             what: "read its cgroups",
@@ -555,6 +582,6 @@ impl Engine for DockerEngine {
             tracing::warn!(container, "ending what the engine left behind");
             leftovers::end(container, &on_disk.remove(container).unwrap_or_default());
         }
-        Ok(due.len())
+        Ok(builders + due.len())
     }
 }

@@ -61,14 +61,23 @@ pub async fn sweep(config: &Config, broom: Broom) -> Result<String, OperatorErro
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{id}  {}", ground.as_str());
     }
+    let images = operator.images().await?;
+    for image in &images {
+        let _ = writeln!(text, "{image}  no pool adds this to its image");
+    }
     let sandboxes = leftovers.len();
     let _ = match broom {
-        Broom::Dry => writeln!(text, "{sandboxes} sandboxes would be removed"),
+        Broom::Dry => writeln!(
+            text,
+            "{sandboxes} sandboxes and {} images would be removed",
+            images.len()
+        ),
         Broom::Wet => {
+            let removed = operator.remove_images(&images).await;
             let forgotten = operator.sweep(&leftovers, SECOND_LOOK).await?;
             writeln!(
                 text,
-                "removed {sandboxes} sandboxes, and {forgotten} that the engine had forgotten"
+                "removed {sandboxes} sandboxes, {removed} images, and {forgotten} containers that were forgotten"
             )
         }
     };

@@ -104,6 +104,9 @@ pub enum Unready {
     /// The engine has not answered for the first time yet.
     #[error("the pool is starting")]
     Starting,
+    /// What the pool adds to its image is being installed for the first time.
+    #[error("the pool's packages are being installed")]
+    Installing,
     /// The engine cannot be asked.
     #[error("{reason}")]
     Engine {

@@ -334,6 +334,14 @@ pub enum ClaimError {
         /// Why.
         delay: Delay,
     },
+    /// What the pool adds to its image could not be installed: waiting would be in vain.
+    #[error("pool {pool} has no sandboxes: {reason}")]
+    NotInstalled {
+        /// The pool.
+        pool: PoolName,
+        /// Why, in the installer's words.
+        reason: String,
+    },
     /// The pool is closing.
     #[error("the server is shutting down")]
     Closed,
@@ -345,7 +353,9 @@ impl ClaimError {
     pub const fn is_of_room(&self) -> bool {
         match self {
             Self::Capacity { .. } | Self::Memory { .. } => true,
-            Self::QueueFull { .. } | Self::TimedOut { .. } | Self::Closed => false,
+            Self::QueueFull { .. } | Self::TimedOut { .. } | Self::NotInstalled { .. } | Self::Closed => {
+                false
+            }
         }
     }
 }
@@ -361,6 +371,9 @@ pub enum Delay {
         /// Claims that wait, with this one.
         waiting: usize,
     },
+    /// What the pool adds to its image is being installed, which is done once.
+    #[error("its packages are being installed")]
+    Installing,
     /// The image is made ready, which is done once.
     #[error("its image is still being prepared")]
     Preparing,

@@ -19,10 +19,11 @@ use super::{
     boot::{BootError, Failed, Order, Ready},
     census::{Census, PoolObserver, Readiness, Unready, Why},
     claim::{Custody, Request, Returned},
+    image::prepare_image,
     ledger::{Boot, Ledger, Step},
     looks::{Looks, Need, Watch},
     pace::Pace,
-    policy::{Boots, Demand},
+    policy::{Boots, Demand, Installs},
     queue::Queue,
     sentence::Created,
 };
@@ -31,8 +32,6 @@ use crate::{
     sandbox::SandboxId,
 };
 
-/// Preparing an image copies it at most once; the largest take minutes.
-const PREPARE: Duration = Duration::from_secs(600);
 /// A destroy takes 0.1 s, and 10 s where the engine has to thaw what somebody froze.
 const DESTROY: Duration = Duration::from_secs(60);
 /// Destroys under way at once: measured, four take 16 sandboxes down in 0.7 s.
@@ -118,6 +117,7 @@ pub(super) struct Keeper {
     looks: Looks,
     appetite: Appetite,
     image: Image,
+    installs: Installs,
     phase: Phase,
     tasks: JoinSet<Report>,
     stop: CancellationToken,
@@ -147,6 +147,7 @@ impl Keeper {
             looks: Looks::new(),
             appetite: Appetite::default(),
             image: Image::Wanted(Tried::No),
+            installs: Installs::new(),
             phase: Phase::Open,
             tasks: JoinSet::new(),
             stop: CancellationToken::new(),
@@ -206,6 +207,7 @@ impl Keeper {
             self.queue.next_deadline(),
             self.pace.next(self.queue.len() > 0, now),
             self.ledger.next_destroy(),
+            self.installs.from(),
             self.looks.next(self.need(), now),
             self.ledger.next_beyond(self.spec.warm_age, now),
             self.ledger.next_beyond(self.ripe_age(), now),
@@ -298,15 +300,13 @@ impl Keeper {
     fn begin_prepare(&mut self, now: Instant) {
         let held = self.pace.held_until(self.queue.len() > 0);
         let Image::Wanted(tried) = self.image else { return };
-        if held.is_some_and(|at| at > now) {
+        if held.max(self.installs.from()).is_some_and(|at| at > now) {
             return;
         }
         self.image = Image::Preparing(tried);
         let (engine, spec) = (Arc::clone(&self.engine), Arc::clone(&self.spec));
-        self.tasks.spawn(async move {
-            let outcome = timeout(PREPARE, engine.prepare(&spec.sandbox.image)).await;
-            Report::Prepared(outcome.unwrap_or_else(|_| Err(overdue("prepare its image", PREPARE))))
-        });
+        self.tasks
+            .spawn(async move { Report::Prepared(prepare_image(&*engine, &spec).await) });
     }
 
     fn begin_destroys(&mut self, now: Instant) {
@@ -378,6 +378,11 @@ impl Keeper {
             return Readiness::Ready;
         }
         match (self.pace.readiness(&self.spec), &self.image) {
+            (Readiness::Ready | Readiness::Unready(Unready::Starting), Image::Preparing(_))
+                if self.spec.install.is_some() =>
+            {
+                Readiness::Unready(Unready::Installing)
+            }
             (Readiness::Ready, Image::Wanted(_) | Image::Preparing(_)) => {
                 Readiness::Unready(Unready::Starting)
             }

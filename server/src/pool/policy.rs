@@ -64,6 +64,51 @@ impl Backoff {
     }
 }
 
+/// First wait after packages could not be installed, and the longest: each try fetches and builds, and mostly it is the
+/// list that is wrong, which another start or a changed configuration sets right.
+const INSTALL_BASE: Duration = Duration::from_secs(60);
+const INSTALL_CAP: Duration = Duration::from_secs(30 * 60);
+
+/// Installations of a pool's packages that failed in a row.
+#[derive(Clone, Debug)]
+pub(super) struct Installs {
+    failed: u32,
+    reason: String,
+    from: Option<Instant>,
+}
+
+impl Installs {
+    pub(super) const fn new() -> Self {
+        Self {
+            failed: 0,
+            reason: String::new(),
+            from: None,
+        }
+    }
+
+    /// One more failure.
+    pub(super) fn failed(&mut self, reason: String, now: Instant, jitter: f64) {
+        self.failed = self.failed.saturating_add(1);
+        self.reason = reason;
+        self.from = Some(now + delay(self.failed, INSTALL_BASE, INSTALL_CAP, jitter));
+    }
+
+    /// They are installed.
+    pub(super) fn done(&mut self) {
+        *self = Self::new();
+    }
+
+    /// When the next may begin; `None`: at any time.
+    pub(super) const fn from(&self) -> Option<Instant> {
+        self.from
+    }
+
+    /// Why the last failed, until one succeeds.
+    pub(super) fn reason(&self) -> Option<&str> {
+        (self.failed > 0).then_some(self.reason.as_str())
+    }
+}
+
 /// What decides about boots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Demand {

@@ -3,7 +3,7 @@
 //! All or nothing. Pools that are new or changed are started beside those that are served, and only when each has shown
 //! that it works does the offer change. Where one fails, or the file is wrong, everything is as it was.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use futures_util::future::{join_all, try_join_all};
 use tokio::{sync::watch, time::timeout};
@@ -15,7 +15,7 @@ use crate::{
     conversation::{PoolName, Secret},
     engine::Engine,
     metrics::Metrics,
-    pool::{Pool, Readiness, Unready},
+    pool::{Pool, Readiness, Unready, prepare_image},
     sessions::Sessions,
 };
 
@@ -135,7 +135,7 @@ impl Reload {
         let Some(used) = pool.census().borrow().prepared.clone() else {
             return false;
         };
-        match self.engine.prepare(&pool.spec().sandbox.image).await {
+        match prepare_image(&*self.engine, pool.spec()).await {
             Ok(prepared) => prepared != used,
             Err(error) => {
                 tracing::warn!(pool = %pool.spec().name(), %error, "its image could not be looked at");
@@ -188,8 +188,12 @@ async fn proof(pool: &Pool) -> Result<(), ReloadError> {
             || is_full
             || (spec.warm == 0 && census.prepared.is_some())
     });
-    // The image has no deadline of its own but the engine's; a boot has its own.
-    match timeout(2 * spec.boot_deadline + CLOSING, shown).await {
+    // The image has no deadline of its own but the engine's; a boot has its own, and so have installers.
+    let installing = spec
+        .install
+        .as_ref()
+        .map_or(Duration::ZERO, |install| install.deadline);
+    match timeout(installing + 2 * spec.boot_deadline + CLOSING, shown).await {
         Ok(Ok(census)) if census.failures == 0 => Ok(()),
         Ok(Ok(census)) => Err(failed(census.last_boot_error.clone().unwrap_or_default())),
         Ok(Err(_)) => Err(failed("its keeper has ended".to_owned())),

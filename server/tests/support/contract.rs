@@ -11,9 +11,9 @@ use std::{
 use futures_util::future::join_all;
 use greenroom::{
     conversation::{ConversationId, Principal, Secret, SessionKey, SessionName},
-    engine::{Adoption, Engine, EngineError, ListedState, Place, Tombstone},
+    engine::{Adoption, Derivation, Engine, EngineError, ListedState, Place, Tombstone},
     guest::Guest,
-    sandbox::{SandboxId, SandboxSpec},
+    sandbox::{Dependencies, Requirement, SandboxId, SandboxSpec},
 };
 use greenroom_protocol::{EndReason, GENERATION, LeaseRequest, RELAY_PREFACE, RestartReason};
 use tokio::{
@@ -23,6 +23,10 @@ use tokio::{
 
 /// An image that no engine has.
 pub const MISSING_IMAGE: &str = "greenroom/there-is-no-such-image:contract";
+/// A package that no index has.
+pub const MISSING_PACKAGE: &str = "greenroom-there-is-no-such-package==0.0.1";
+/// A package that an index has: small, and of no other.
+const PACKAGE: &str = "iniconfig==2.1.0";
 /// How long a state is waited for: real sandboxes on a busy machine need some of it.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -49,6 +53,7 @@ pub trait Bench: Sync {
 /// # Panics
 /// One is broken.
 pub async fn contract(bench: &impl Bench) {
+    Box::pin(derives_images(bench)).await;
     let case = Case {
         engine: bench.engine(),
         spec: prepared(bench).await,
@@ -74,6 +79,49 @@ struct Case {
     engine: Arc<dyn Engine>,
     spec: SandboxSpec,
     secret: Secret,
+}
+
+async fn derives_images(bench: &impl Bench) {
+    let (engine, spec) = (bench.engine(), bench.spec());
+    let order = |image: &str, package: &str| Derivation {
+        pool: spec.pool.clone(),
+        image: image.to_owned(),
+        dependencies: Dependencies::new(vec![Requirement::parse(package).unwrap()], Vec::new(), None),
+        runtime: spec.runtime.clone(),
+        cpu_millis: 2000,
+        memory_bytes: 1 << 30,
+        deadline: Duration::from_secs(300),
+    };
+    let good = order(&spec.image, PACKAGE);
+    let together = join_all((0..3).map(|_| engine.derive(&good))).await;
+    let derived = together[0].as_ref().unwrap();
+    for again in &together {
+        assert_eq!(again.as_ref().unwrap(), derived, "deriving is idempotent");
+    }
+    let prepared = engine.prepare(derived).await.unwrap();
+    assert_ne!(
+        prepared,
+        engine.prepare(&spec.image).await.unwrap(),
+        "it is another image, and one like any other"
+    );
+    let unused = engine.unused_images(&[]).await.unwrap();
+    assert!(unused.is_empty(), "these are young: {unused:?}");
+    for image in [&prepared, derived] {
+        engine.remove_image(image).await.unwrap();
+        engine.remove_image(image).await.expect("it is gone already");
+    }
+    let missing = engine.derive(&order(MISSING_IMAGE, PACKAGE)).await;
+    assert!(matches!(missing, Err(EngineError::NoImage { .. })), "{missing:?}");
+    let missing = engine.derive(&order(&spec.image, MISSING_PACKAGE)).await;
+    let Err(EngineError::Install { words, .. }) = missing else {
+        panic!("{missing:?}");
+    };
+    let said = words.join("\n");
+    assert!(said.contains("No matching distribution found"), "{said}");
+    assert!(
+        engine.list().await.unwrap().is_empty(),
+        "what installs is no sandbox"
+    );
 }
 
 async fn prepared(bench: &impl Bench) -> SandboxSpec {

@@ -1,7 +1,8 @@
 //! An engine in memory: real agents behind duplex streams, faults by script, all on tokio's clock.
 //!
 //! It keeps the promises of the `Engine` trait as Docker does, which `contract.rs` checks on both. What it
-//! does not have is images: every name but one is there, and prepared as `<name>+agent`.
+//! does not have is images: every name but one is there, and prepared as `<name>+agent`,
+//! and every package but one.
 
 mod script;
 mod world;
@@ -11,7 +12,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use greenroom::{
     conversation::SessionName,
-    engine::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone, Usage},
+    engine::{Adoption, Channel, Derivation, Engine, EngineError, Found, Listed, Place, Tombstone, Usage},
     sandbox::{Fate, Program, SandboxId, SandboxSpec},
 };
 use greenroom_agent::kernel::Kernel;
@@ -24,7 +25,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use self::script::{Fault, Op};
 use self::world::{Sandbox, World};
-use super::{contract::MISSING_IMAGE, kernel::Scripted};
+use super::{
+    contract::{MISSING_IMAGE, MISSING_PACKAGE},
+    kernel::Scripted,
+};
 
 /// What every call takes. Long enough that calls interleave, and that one may be dropped half-way.
 const CALL: Duration = Duration::from_millis(1);
@@ -215,6 +219,7 @@ impl FakeEngine {
                 image: "scripted".to_owned(),
                 reason: "no such image".to_owned(),
             }),
+            Fault::NotInstalled => Err(not_installed("scripted".to_owned())),
             Fault::Hangs => late(op).await,
             Fault::HappensLate(after) => {
                 let world = Arc::clone(&self.world);
@@ -230,6 +235,15 @@ impl FakeEngine {
                 late(op).await
             }
         }
+    }
+}
+
+fn not_installed(image: String) -> EngineError {
+    EngineError::Install {
+        image,
+        command: "`pip install`".to_owned(),
+        outcome: "ended with exit code 1".to_owned(),
+        words: vec!["No matching distribution found".to_owned()],
     }
 }
 
@@ -277,6 +291,34 @@ impl Engine for FakeEngine {
             Ok(format!("{image}+agent"))
         })
         .await
+    }
+
+    async fn derive(&self, order: &Derivation) -> Result<String, EngineError> {
+        let Derivation {
+            image, dependencies, ..
+        } = order.clone();
+        self.call(Op::Derive, move |_| {
+            if image == MISSING_IMAGE {
+                return Err(EngineError::NoImage {
+                    image,
+                    reason: "no such image".to_owned(),
+                });
+            }
+            let mut wished = dependencies.python().iter();
+            if wished.any(|package| package.as_str() == MISSING_PACKAGE) {
+                return Err(not_installed(image));
+            }
+            Ok(format!("{image}+{}", dependencies.digest(&image)))
+        })
+        .await
+    }
+
+    async fn unused_images(&self, _: &[Derivation]) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    async fn remove_image(&self, _: &str) -> Result<(), EngineError> {
+        Ok(())
     }
 
     async fn program(&self, _: &str) -> Result<Program, EngineError> {

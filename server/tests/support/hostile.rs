@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use greenroom::{
     conversation::SessionName,
-    engine::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Usage},
+    engine::{Adoption, Channel, Derivation, Engine, EngineError, Found, Listed, Place, Usage},
     guest::{Guest, GuestError},
     sandbox::{Program, SandboxId, SandboxSpec},
 };
@@ -159,6 +159,18 @@ impl Engine for Hostile {
     }
 
     async fn prepare(&self, _: &str) -> Result<String, EngineError> {
+        none()
+    }
+
+    async fn derive(&self, _: &Derivation) -> Result<String, EngineError> {
+        none()
+    }
+
+    async fn unused_images(&self, _: &[Derivation]) -> Result<Vec<String>, EngineError> {
+        none()
+    }
+
+    async fn remove_image(&self, _: &str) -> Result<(), EngineError> {
         none()
     }
 

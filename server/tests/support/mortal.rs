@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use greenroom::{
     conversation::SessionName,
-    engine::{Adoption, Channel, Engine, EngineError, Found, Listed, Place, Tombstone, Usage},
+    engine::{Adoption, Channel, Derivation, Engine, EngineError, Found, Listed, Place, Tombstone, Usage},
     sandbox::{Program, SandboxId, SandboxSpec},
 };
 use greenroom_protocol::LastWords;
@@ -109,6 +109,18 @@ impl Mortal {
 impl Engine for Mortal {
     async fn prepare(&self, image: &str) -> Result<String, EngineError> {
         self.call(Op::Prepare, self.engine.prepare(image)).await
+    }
+
+    async fn derive(&self, order: &Derivation) -> Result<String, EngineError> {
+        self.call(Op::Derive, self.engine.derive(order)).await
+    }
+
+    async fn unused_images(&self, wanted: &[Derivation]) -> Result<Vec<String>, EngineError> {
+        self.engine.unused_images(wanted).await
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<(), EngineError> {
+        self.engine.remove_image(name).await
     }
 
     async fn program(&self, prepared: &str) -> Result<Program, EngineError> {

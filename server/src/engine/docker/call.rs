@@ -30,6 +30,8 @@ pub(super) const KILL: Call = Call::new("end a sandbox", 15);
 pub(super) const REMOVE: Call = Call::new("remove a sandbox", 30);
 /// Unpacking and committing write to the disk as much as the agent is large.
 pub(super) const PREPARE: Call = Call::new("prepare an image", 120);
+/// Everything that was installed goes to the engine, onto its disk, and through a checksum: some gigabytes at most.
+pub(super) const LAYER: Call = Call::new("keep what was installed", 600);
 
 impl Call {
     const fn new(what: &'static str, seconds: u64) -> Self {

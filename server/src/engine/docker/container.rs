@@ -13,7 +13,7 @@ use crate::sandbox::SandboxSpec;
 /// Host tasks below which gVisor itself dies: an idle sandbox has 34, and at 64 the sentry is gone.
 const LEAST_PIDS: u32 = 512;
 /// The largest file: the largest disk a pool can have. Keeps a sparse file from pretending to be more.
-const FILE_BYTES: i64 = 16 << 30;
+pub(super) const FILE_BYTES: i64 = 16 << 30;
 /// What the agent needs to be root over children of another user: signal them, become them, give them their
 /// directories. Children have none of it.
 const CAPABILITIES: [&str; 4] = ["CHOWN", "KILL", "SETGID", "SETUID"];
@@ -117,11 +117,11 @@ fn log_config(spec: &SandboxSpec) -> HostConfigLogConfig {
 }
 
 /// A quarter of the memory, and no less than what is usual for /dev/shm.
-fn share(memory: i64) -> i64 {
+pub(super) fn share(memory: i64) -> i64 {
     (memory / 4).max(64 << 20)
 }
 
-fn limit(name: &str, value: i64) -> ResourcesUlimits {
+pub(super) fn limit(name: &str, value: i64) -> ResourcesUlimits {
     ResourcesUlimits {
         name: Some(name.into()),
         soft: Some(value),
@@ -130,7 +130,7 @@ fn limit(name: &str, value: i64) -> ResourcesUlimits {
 }
 
 /// Stands where the image has a VOLUME: the engine would put a host directory without a limit there.
-fn tmpfs(target: &str, size: i64) -> Mount {
+pub(super) fn tmpfs(target: &str, size: i64) -> Mount {
     Mount {
         target: Some(target.into()),
         typ: Some(MountType::TMPFS),

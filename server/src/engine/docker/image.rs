@@ -33,7 +33,7 @@ use crate::{
 
 const REPOSITORY: &str = "greenroom/prepared";
 /// Label of prepared images: the image as configured that they were made from. Sandboxes inherit it.
-const SOURCE: &str = "greenroom.source";
+pub(super) const SOURCE: &str = "greenroom.source";
 /// Label of prepared images: what their own program is, which is not to be seen any more in their configuration.
 const PROGRAM: &str = "greenroom.program";
 /// First part of the names of containers that an image is prepared in. They have no label: a commit would
@@ -121,16 +121,8 @@ impl Images {
         Ok(volumes)
     }
 
-    /// Nothing is pulled here: a name that is missing on this host may be anybody's at a registry.
     async fn inspect(&self, image: &str) -> Result<ImageInspect, EngineError> {
-        let answer = IMAGE.run(self.docker.inspect_image(image)).await;
-        answer.map_err(|failure| match failure.status() {
-            Some(400 | 404) => EngineError::NoImage {
-                image: image.to_owned(),
-                reason: failure.message().to_owned(),
-            },
-            _ => failure.into(),
-        })
+        inspect(&self.docker, image).await
     }
 
     /// See [`crate::engine::Engine::program`].
@@ -274,6 +266,18 @@ impl Images {
     }
 }
 
+/// Shows an image. Nothing is pulled here: a name that is missing on this host may be anybody's at a registry.
+pub(super) async fn inspect(docker: &Docker, image: &str) -> Result<ImageInspect, EngineError> {
+    let answer = IMAGE.run(docker.inspect_image(image)).await;
+    answer.map_err(|failure| match failure.status() {
+        Some(400 | 404) => EngineError::NoImage {
+            image: image.to_owned(),
+            reason: failure.message().to_owned(),
+        },
+        _ => failure.into(),
+    })
+}
+
 /// An image that is being prepared.
 struct Making<'a> {
     image: &'a str,
@@ -302,7 +306,7 @@ fn program_of(source: &ImageInspect) -> Program {
     }
 }
 
-fn bad(image: &str, reason: String) -> EngineError {
+pub(super) fn bad(image: &str, reason: String) -> EngineError {
     EngineError::BadImage {
         image: image.to_owned(),
         reason,
@@ -324,7 +328,7 @@ fn check_architecture(image: &str, source: &ImageInspect, agent: &Agent) -> Resu
 }
 
 /// The image's VOLUMEs, in order. Refuses those that would hide what every sandbox needs.
-fn volumes_of(image: &str, source: &ImageInspect) -> Result<Vec<String>, EngineError> {
+pub(super) fn volumes_of(image: &str, source: &ImageInspect) -> Result<Vec<String>, EngineError> {
     let config = source.config.as_ref();
     let mut volumes = config
         .and_then(|config| config.volumes.clone())

@@ -18,6 +18,9 @@ impl Keeper {
         if self.phase == Phase::Closing {
             return self.refuse(request, ClaimError::Closed, now);
         }
+        if let Some(error) = self.not_installed() {
+            return self.refuse(request, error, now);
+        }
         self.appetite.claimed(now);
         if let Err(request) = self.queue.push(request) {
             let error = ClaimError::QueueFull {
@@ -74,6 +77,27 @@ impl Keeper {
         }
     }
 
+    /// Nothing that is waited for now comes soon enough for anybody.
+    pub(super) fn refuse_uninstalled(&mut self, now: Instant) {
+        for request in self.queue.beyond(0) {
+            if let Some(error) = self.not_installed() {
+                self.refuse(request, error, now);
+            }
+        }
+    }
+
+    /// Where packages could not be installed there are no sandboxes, unless some are left of an image that was removed.
+    fn not_installed(&self) -> Option<ClaimError> {
+        let reason = self
+            .installs
+            .reason()
+            .filter(|_| self.ledger.counts().warm == 0)?;
+        Some(ClaimError::NotInstalled {
+            pool: self.spec.name().clone(),
+            reason: reason.to_owned(),
+        })
+    }
+
     pub(super) fn refuse_all(&mut self, now: Instant) {
         for request in self.queue.beyond(0) {
             self.refuse(request, ClaimError::Closed, now);
@@ -113,7 +137,11 @@ impl Keeper {
         {
             return self.at_capacity();
         } else if matches!(self.image, Image::Preparing(_)) {
-            Delay::Preparing
+            if self.spec.install.is_some() {
+                Delay::Installing
+            } else {
+                Delay::Preparing
+            }
         } else {
             Delay::Booting {
                 booting: counts.booting,

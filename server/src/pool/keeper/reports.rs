@@ -68,10 +68,16 @@ impl Keeper {
                 if matches!(self.image, Image::Preparing(Tried::InVain)) {
                     self.pace.booted();
                 }
+                self.installs.done();
                 Image::Prepared(image)
             }
             Err(error) => {
                 tracing::warn!(pool = %self.spec.name(), %error, "the image cannot be prepared");
+                let installing = self.spec.install.is_some();
+                if installing && matches!(error, EngineError::Install { .. } | EngineError::BadImage { .. }) {
+                    self.installs.failed(error.to_string(), now, rand::random());
+                    self.refuse_uninstalled(now);
+                }
                 self.pace
                     .boot_failed(&BootError::Engine(error), now, rand::random());
                 Image::Wanted(Tried::InVain)

@@ -9,6 +9,7 @@ use std::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Op {
     Prepare,
+    Derive,
     Create,
     Start,
     Open,
@@ -28,6 +29,7 @@ impl Op {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Prepare => "prepare an image",
+            Self::Derive => "derive an image",
             Self::Create => "create a sandbox",
             Self::Start => "start a sandbox",
             Self::Open => "open a channel",
@@ -56,6 +58,8 @@ pub enum Fault {
     Panics,
     /// It is refused: there is no such image any more.
     NoImage,
+    /// It is refused: packages cannot be installed.
+    NotInstalled,
     /// It has no effect, and ends at its deadline.
     Hangs,
     /// It ends at its deadline, and takes effect after this long, even if the call has been dropped by then.
