@@ -375,7 +375,9 @@ fn spawn(home: &Path) -> Result<Child> {
         .file_name()
         .and_then(|name| name.to_str())
         .context("a name")?;
-    Command::new("dockerd")
+    // In a network of its own: one that is to have no bridge removes the host's, which is the host's engine's.
+    Command::new("unshare")
+        .args(["--net", "--", "dockerd"])
         .arg("--host")
         .arg(format!("unix://{}", home.join("docker.sock").display()))
         .arg("--config-file")
