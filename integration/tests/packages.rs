@@ -16,6 +16,7 @@ use bollard::{
         RemoveImageOptionsBuilder,
     },
 };
+use greenroom::config::{Inputs, Loaded};
 use greenroom_integration::{Client, Config, Docker, Era, Greenroom, binary};
 use serde_json::json;
 use tokio::{
@@ -45,6 +46,22 @@ fn named(log: &str) -> Result<String> {
     let rest = &log[at..];
     let end = "greenroom/derived:".len() + 32;
     Ok(rest[..end].to_owned())
+}
+
+/// The derived image that the one pool of a configuration wishes for.
+async fn wished_by(docker: &Docker, file: &Path) -> Result<String> {
+    let inputs = Inputs {
+        text: fs::read_to_string(file)?,
+        file: Some(file.to_owned()),
+        root: true,
+        cpus: 2,
+        ..Inputs::default()
+    };
+    let loaded = Loaded::read(&inputs).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+    let pool = &loaded.config.pools[&loaded.config.default_pool];
+    let base = docker.api().inspect_image(&pool.image).await?;
+    let digest = pool.dependencies.digest(&base.id.unwrap_or_default());
+    Ok(format!("greenroom/derived:{digest}"))
 }
 
 /// Containers that packages are installed in, of one deployment.
@@ -405,7 +422,10 @@ async fn a_reload_takes_packages_over_or_changes_nothing_and_says_why() -> Resul
     let again = reload("\"cowsay==6.1\"").await?;
     let said = String::from_utf8_lossy(&again.stdout).into_owned();
     ensure!(said.contains("no pool has changed"), "{said}");
-    server.finish().await
+    let docker = Docker::connect().await?;
+    let image = wished_by(&docker, &file).await?;
+    server.finish().await?;
+    forget(&docker, &image).await
 }
 
 #[tokio::test]
@@ -451,5 +471,5 @@ async fn a_process_of_stdio_answers_while_packages_are_installed() -> Result<()>
     client.close().await?;
     let docker = Docker::connect().await?;
     docker.sweep(&format!("it-{name}")).await?;
-    Ok(())
+    forget(&docker, &wished_by(&docker, &path).await?).await
 }
