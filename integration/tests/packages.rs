@@ -262,10 +262,14 @@ seen = {
     "env": dict(os.environ),
     "kernel": pathlib.Path("/proc/version").read_text(),
     "root": sorted(os.listdir("/")),
+    "uid": os.getuid(),
     "docker": os.path.exists("/var/run/docker.sock"),
 }
-for place in ["/root/left", "/tmp/left", "/var/tmp/left", "/.greenroom-build/left"]:
-    pathlib.Path(place).write_text("left")
+for place in ["/root/left", "/tmp/left", "/var/tmp/left", "/.greenroom-build/left", "/usr/bin/left"]:
+    try:
+        pathlib.Path(place).write_text("left")
+    except OSError:
+        pass
 pathlib.Path("spoils.py").write_text("SEEN = " + repr(json.dumps(seen)))
 setuptools.setup(name="spoils", version="1", py_modules=["spoils"])
 "#;
@@ -287,9 +291,9 @@ async fn a_hostile_package_sees_nothing_of_the_host_and_leaves_only_its_package(
     let image = named(&server.log())?;
     let client = server.client(Era::Modern).await?;
     let code = "import spoils, os; print(spoils.SEEN); print([p for p in \
-                ['/root/left', '/tmp/left', '/var/tmp/left', '/.greenroom-build'] if os.path.exists(p)], 'left')";
+                ['/root/left', '/tmp/left', '/var/tmp/left', '/.greenroom-build', '/usr/bin/left'] if os.path.exists(p)], 'left')";
     let answer = client.python("a-hostile-package", code).await?;
-    for good in ["gVisor", "\"docker\": false", "[] left"] {
+    for good in ["gVisor", "\"docker\": false", "\"uid\": 65532", "[] left"] {
         ensure!(
             answer.text.contains(good) || answer.text.to_lowercase().contains(&good.to_lowercase()),
             "{good:?} is not in\n{}",

@@ -45,7 +45,7 @@ use tokio::{
 use self::{
     exec::{Words, layer},
     scrap::Scrap,
-    steps::{Failed, Step, Surroundings, Trusts},
+    steps::{Failed, RunsAs, Step, Surroundings, Trusts},
 };
 use super::{
     call::{self, bounded},
@@ -74,6 +74,9 @@ const KEEPING: &str = "greenroom-prepare";
 const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// The certificates of a host: a quarter of a megabyte.
 const CERTIFICATES_BYTES: u64 = 4 << 20;
+
+/// As whom everything is run that does not say otherwise.
+const ROOT: &str = "0:0";
 
 /// How installers reach what they install.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -303,18 +306,35 @@ impl Workshop {
         if step.failed == Failed::Said {
             tracing::info!(%pool, command = shown, "installing");
         }
+        let user = match step.runs_as {
+            RunsAs::Root => ROOT.to_owned(),
+            RunsAs::Owner => self.owner(making, builder).await?,
+        };
         let words = Words::default();
-        let ended = self.run(builder, step, &words, |line| {
+        let ended = self.run(builder, step, &user, &words, |line| {
             tracing::info!(%pool, command = shown, line, "still installing");
         });
         making.judge(step, ended.await?, &words)
+    }
+
+    /// Whose the environment is that Python packages go to.
+    async fn owner(&self, making: &Making<'_>, builder: &str) -> Result<String, EngineError> {
+        let (step, words) = (steps::owner(), Words::default());
+        let code = self.run(builder, &step, ROOT, &words, |_| {}).await?;
+        making.judge(&step, code, &words)?;
+        let said = words.lines().pop().unwrap_or_default();
+        let is_number = |part: &str| part.parse::<u32>().is_ok();
+        match said.split_once(':') {
+            Some((uid, gid)) if is_number(uid) && is_number(gid) => Ok(said),
+            _ => Ok(ROOT.to_owned()),
+        }
     }
 
     /// Copies what was changed from the one container to the other, as it comes, and commits it.
     async fn keep(&self, making: &Making<'_>, builder: &str, keeper: &str) -> Result<(), EngineError> {
         let step = steps::archive();
         let words = Arc::new(Words::default());
-        let (exec, output) = self.exec(builder, &step).await?;
+        let (exec, output) = self.exec(builder, &step, ROOT).await?;
         let layer = bollard::body_try_stream(layer(output, Arc::clone(&words)));
         let put = self.docker.upload_to_container(keeper, Some(at_root()), layer);
         call::LAYER.run(put).await?;

@@ -38,10 +38,11 @@ impl Workshop {
         &self,
         builder: &str,
         step: &Step,
+        user: &str,
         words: &Words,
         still: impl Fn(&str),
     ) -> Result<i64, EngineError> {
-        let (exec, mut output) = self.exec(builder, step).await?;
+        let (exec, mut output) = self.exec(builder, step, user).await?;
         let mut tick = interval(TELL_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.tick().await;
@@ -61,6 +62,7 @@ impl Workshop {
         &self,
         builder: &str,
         step: &Step,
+        user: &str,
     ) -> Result<
         (
             String,
@@ -72,6 +74,7 @@ impl Workshop {
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             cmd: Some(step.argv.clone()),
+            user: Some(user.to_owned()),
             ..CreateExecOptions::default()
         };
         let exec = call::EXEC

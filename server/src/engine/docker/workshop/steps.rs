@@ -79,6 +79,16 @@ if os.path.isfile(tool):
 pub(super) struct Step {
     pub(super) argv: Vec<String>,
     pub(super) failed: Failed,
+    pub(super) runs_as: RunsAs,
+}
+
+/// As whom a program is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RunsAs {
+    Root,
+    /// The user whose Python's environment it is, see [`owner`]: so a package gets no further than into that, and the
+    /// guest, whose it is in our image, can replace what is installed.
+    Owner,
 }
 
 /// What it means if it fails.
@@ -94,7 +104,11 @@ pub(super) enum Failed {
 
 fn step(failed: Failed, argv: &[&str]) -> Step {
     let argv = argv.iter().map(|&word| word.to_owned()).collect();
-    Step { argv, failed }
+    Step {
+        argv,
+        failed,
+        runs_as: RunsAs::Root,
+    }
 }
 
 fn extended(mut step: Step, more: impl IntoIterator<Item = String>) -> Step {
@@ -138,7 +152,10 @@ pub(super) fn steps(wished: &Dependencies) -> Vec<Step> {
             "--disable-pip-version-check",
             "--progress-bar=off",
         ];
-        let install = extended(step(Failed::Said, &install), file);
+        let install = Step {
+            runs_as: RunsAs::Owner,
+            ..extended(step(Failed::Said, &install), file)
+        };
         steps.extend([
             step(
                 Failed::Lacks("pip for its python3, which the pool's `packages` and `requirements` need"),
@@ -149,6 +166,16 @@ pub(super) fn steps(wished: &Dependencies) -> Vec<Step> {
     }
     steps.extend([step(Failed::NoMatter, &["python3", "-c", LIST_ANEW]), changed()]);
     steps
+}
+
+/// Says whose environment packages go to, as `uid:gid`.
+pub(super) fn owner() -> Step {
+    const OWNER: &str = "\
+import os, sysconfig
+place = os.stat(sysconfig.get_path('purelib'))
+print(f'{place.st_uid}:{place.st_gid}')
+";
+    step(Failed::Said, &["python3", "-c", OWNER])
 }
 
 /// Notes what was changed. By the time of its change and not its content's, which an archive may set to anything.
@@ -204,7 +231,7 @@ pub(super) fn gifts(wished: &Dependencies, certificates: Option<&[u8]>) -> io::R
             &mut archive,
             REQUIREMENTS,
             EntryType::Regular,
-            0o600,
+            0o644,
             file.reveal().as_bytes(),
         )?;
     }
@@ -455,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_is_given_what_it_needs_and_only_root_reads_the_requirements() {
+    fn a_container_is_given_what_it_needs() {
         let names = |archive: Vec<u8>| -> Vec<(String, u32)> {
             let mut archive = tar::Archive::new(&archive[..]);
             let entries = archive.entries().unwrap().map(Result::unwrap);
@@ -475,7 +502,7 @@ mod tests {
                 (".greenroom-build".to_owned(), 0o755),
                 (".greenroom-build/certificates.crt".to_owned(), 0o644),
                 (".greenroom-build/apt.conf".to_owned(), 0o644),
-                (".greenroom-build/requirements.txt".to_owned(), 0o600),
+                (".greenroom-build/requirements.txt".to_owned(), 0o644),
             ]
         );
         assert_eq!(names(gifts(&Dependencies::default(), None).unwrap()).len(), 2);
