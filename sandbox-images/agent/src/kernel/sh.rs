@@ -4,9 +4,9 @@
 //! an interrupt, and has it `eval` each run's code as one quoted word. What differs is what such a shell lacks:
 //!
 //! - It knows descriptors of one digit only. The answers go to its own descriptor 0, and the two streams wait at 8 and
-//!   9, which the code finds closed, and gets back closed after each run.
+//!   9, which the code finds closed; what it opens there is closed again after its run.
 //! - Ash takes a signal that meets it reading descriptor 0 for the end of all input, and a job that ends is a signal.
-//!   So it reads a [`Fifo`](super::driver::Hears::Fifo) as its script; neither has it in its prompt's hands then.
+//!   What it is told is therefore a script to it, which it opens by name: a [`Fifo`](super::driver::Hears::Fifo).
 //! - An error in `eval`, or in any special builtin, makes it throw away what it has read, and with that the report.
 //!   After `command` it does not.
 //! - Interrupted, dash throws that away all the same: the report is repeated then.
