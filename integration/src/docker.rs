@@ -23,6 +23,14 @@ const TIMEOUT_SECONDS: u64 = 60;
 #[derive(Debug)]
 pub struct Docker(Api);
 
+/// What an engine knows of a deployment's containers.
+pub(crate) struct Known {
+    /// By its ids, those that run or may begin to.
+    pub(crate) running: BTreeSet<String>,
+    /// Whether each was started.
+    pub(crate) begun: bool,
+}
+
 impl Docker {
     /// Connects, and says what to type where there is no engine.
     ///
@@ -86,6 +94,22 @@ impl Docker {
             .into_iter()
             .filter_map(|container| container.id)
             .collect())
+    }
+
+    /// Those of them that have not ended, or have not begun: an engine that was killed may be wrong about others.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub(crate) async fn known(&self, deployment: &str) -> Result<Known> {
+        use ContainerSummaryStateEnum as State;
+        let containers = self.containers(deployment).await?;
+        let running = containers
+            .iter()
+            .filter(|one| !matches!(one.state, Some(State::EXITED | State::DEAD)));
+        Ok(Known {
+            running: running.filter_map(|one| one.id.clone()).collect(),
+            begun: containers.iter().all(|one| one.state != Some(State::CREATED)),
+        })
     }
 
     /// How many containers of a deployment run.

@@ -360,19 +360,20 @@ impl Greenroom {
     pub async fn wait_swept(&self) -> Result<()> {
         let docker = self.config.docker().await?;
         let forgotten = async || {
-            let known = docker.ids(&self.deployment).await?;
+            let known = docker.known(&self.deployment).await?;
             let there = remains::in_cgroups(&self.deployment)?;
-            Ok::<_, anyhow::Error>(&there - &known)
+            let forgotten = &there - &known.running;
+            Ok::<_, anyhow::Error>((known.begun && forgotten.is_empty(), forgotten))
         };
         let swept = async {
-            while !forgotten().await?.is_empty() {
+            while !forgotten().await?.0 {
                 sleep(Duration::from_millis(500)).await;
             }
             Ok(())
         };
         match timeout(SWEPT, swept).await {
             Ok(outcome) => outcome,
-            Err(_) => bail!("not swept: {:?}; its log:\n{}", forgotten().await?, self.log()),
+            Err(_) => bail!("not swept: {:?}; its log:\n{}", forgotten().await?.1, self.log()),
         }
     }
 

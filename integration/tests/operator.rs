@@ -27,7 +27,8 @@ async fn sessions_are_listed_and_ended_and_their_callers_hear_of_it() -> Result<
     let server = Greenroom::start(&Config::default()).await?;
     let client = server.client(Era::Modern).await?;
     for conversation in ["is-ended-by-name", "is-ended-with-all", "goes-on-for-now"] {
-        client.python(conversation, "x = bytearray(64 << 20)").await?;
+        let code = "x = bytearray(64 << 20); open('f', 'wb').write(bytes(4 << 20))";
+        client.python(conversation, code).await?;
     }
     server.wait_warm(1).await?;
     let bound = listed(&server, "bound").await?;
@@ -35,6 +36,8 @@ async fn sessions_are_listed_and_ended_and_their_callers_hear_of_it() -> Result<
     for session in &bound {
         let memory = session["memory_bytes"].as_u64().context("memory")?;
         assert!((64 << 20..1 << 30).contains(&memory), "{session}");
+        let disk = session["disk_bytes"].as_u64().context("disk")?;
+        assert!((3 << 20..64 << 20).contains(&disk), "{session}");
         assert!(session["cpu_milliseconds"].as_u64() > Some(0), "{session}");
         assert!(
             session["ends_in_seconds"].as_u64() <= Some(2 * 60 * 60),

@@ -107,6 +107,10 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// forgot their sandbox, and answers how many such leftovers it ended. One that is seen for the first
     /// time is only noted. Call it every half minute or so.
     async fn sweep(&self) -> Result<usize, EngineError>;
+
+    /// Sees to it that sandboxes which use the processors all the time are not felt by the others, where that is this
+    /// process's to do. Call it every second or so.
+    async fn balance(&self) {}
 }
 
 /// An image to be made from another one: the order for [`Engine::derive`].

@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
-use greenroom_protocol::{EndReason, LeaseState, RestartReason};
+use greenroom_protocol::{EndReason, Hello, LeaseState, RestartReason};
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -62,6 +62,8 @@ pub struct Shown {
     pub cpu_milliseconds: Option<u64>,
     /// Memory that it uses, in bytes.
     pub memory_bytes: Option<u64>,
+    /// What it has written and not removed, as its agent says.
+    pub disk_bytes: Option<u64>,
 }
 
 /// What a sandbox is doing.
@@ -151,7 +153,7 @@ impl Operator {
         let age = SystemTime::now()
             .duration_since(sandbox.created_at)
             .unwrap_or_default();
-        let (mut session, mut usage) = (None, None);
+        let (mut session, mut usage, mut disk) = (None, None, None);
         let state = match sandbox.state {
             ListedState::Created => State::Booting,
             ListedState::Ending => State::Ending,
@@ -160,17 +162,20 @@ impl Operator {
             },
             ListedState::Running => {
                 usage = self.engine.usage(&sandbox.id).await.ok();
-                match timeout(ANSWER, self.ask(&sandbox.id)).await {
-                    Ok(Ok(LeaseState::Bound(lease))) => {
+                let hello = timeout(ANSWER, self.ask(&sandbox.id)).await;
+                let hello = hello.ok().and_then(Result::ok);
+                disk = hello.as_ref().and_then(|hello| hello.disk_used_bytes);
+                match hello.map(|hello| hello.lease) {
+                    Some(LeaseState::Bound(lease)) => {
                         session = Some(lease.key.0.chars().take(12).collect());
                         State::Bound {
                             idle_seconds: lease.idle_ms / 1000,
                             ends_in_seconds: lease.ends_in_ms / 1000,
                         }
                     }
-                    Ok(Ok(LeaseState::Unbound)) => State::Warm,
-                    Ok(Ok(LeaseState::Ending(_))) => State::Ending,
-                    Ok(Err(_)) | Err(_) => State::Silent,
+                    Some(LeaseState::Unbound) => State::Warm,
+                    Some(LeaseState::Ending(_)) => State::Ending,
+                    None => State::Silent,
                 }
             }
         };
@@ -182,12 +187,13 @@ impl Operator {
             age_seconds: age.as_secs(),
             cpu_milliseconds: usage.map(|Usage { cpu, .. }| cpu.as_millis().try_into().unwrap_or(u64::MAX)),
             memory_bytes: usage.map(|usage| usage.memory_bytes),
+            disk_bytes: disk,
         }
     }
 
-    async fn ask(&self, id: &SandboxId) -> Result<LeaseState, GuestError> {
+    async fn ask(&self, id: &SandboxId) -> Result<Hello, GuestError> {
         let guest = Guest::connect(Arc::clone(&self.engine), id.clone()).await?;
-        Ok(guest.hello().await?.lease)
+        guest.hello().await
     }
 
     /// Ends sessions as a reset does: the next call of each hears of it. Answers which were ended. Warm sandboxes
@@ -329,6 +335,7 @@ mod tests {
             age_seconds: 1,
             cpu_milliseconds: None,
             memory_bytes: None,
+            disk_bytes: None,
         }
     }
 

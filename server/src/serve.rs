@@ -7,7 +7,10 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use self::reload::{Change, Changes, ReloadError, Source};
@@ -40,6 +43,9 @@ const CLAIMS_WAITING: usize = 256;
 /// How long destroying the warm sandboxes may take. What is left then ends itself within a minute.
 const CLOSING: Duration = Duration::from_secs(20);
 
+/// Between two looks at who uses the processors.
+const BALANCE: Duration = Duration::from_secs(1);
+
 /// How long archives may take at the end, where calls have used up the time to drain.
 const LAST_ARCHIVES: Duration = Duration::from_secs(5);
 
@@ -58,6 +64,7 @@ pub struct Server {
     /// What a process that attaches must be configured like.
     digest: watch::Sender<String>,
     _sweep: Sweep,
+    _balance: AbortOnDropHandle<()>,
 }
 
 /// Why a server does not start, or cannot go on.
@@ -157,6 +164,7 @@ impl Server {
             ways,
             metrics.clone(),
         );
+        let balance = AbortOnDropHandle::new(tokio::spawn(balance(Arc::clone(&engine))));
         Ok(Self {
             config,
             offers,
@@ -169,6 +177,7 @@ impl Server {
             secret,
             digest,
             _sweep: sweep,
+            _balance: balance,
         })
     }
 
@@ -372,6 +381,16 @@ impl Server {
         if let Some(served) = served {
             served.finish().await;
         }
+    }
+}
+
+/// Keeps conversations out of each other's way.
+async fn balance(engine: Arc<dyn Engine>) {
+    let mut ticks = interval(BALANCE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        engine.balance().await;
     }
 }
 

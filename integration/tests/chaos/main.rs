@@ -215,7 +215,7 @@ async fn ask(call: Call, url: &str) -> Seen {
     let code = format!(
         "import os\nleft = ''\nif 'who' not in globals():\n    who, n = 'c{conversation}-{number}', 0\n    \
          left = open('state').read() if os.path.exists('state') else ''\n\
-         n += 1\nopen('state', 'w').write(who)\n(who, n, left)"
+         n += 1\nopen('state.new', 'w').write(who); os.replace('state.new', 'state')\n(who, n, left)"
     );
     let answer = async {
         let client = Client::http(url, Era::Modern).await?;

@@ -20,6 +20,7 @@ use crate::{
     files::Files,
     kernel::Kernel,
     lease::{Lease, millis, whole_ms},
+    platform,
     runs::{Owners, Runs},
     serve::{self, Once},
     tenure::Tenure,
@@ -173,6 +174,7 @@ impl Shared {
             kernels: self.runs.kernels(),
             lease: self.tenure.with(Lease::view),
             uptime_ms: whole_ms(self.started.elapsed()),
+            disk_used_bytes: platform::disk_used(),
         }
     }
 }

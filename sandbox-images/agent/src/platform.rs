@@ -46,6 +46,17 @@ pub fn look() -> Platform {
     }
 }
 
+/// What guests have written to the root filesystem: all that its upper layer holds.
+#[must_use]
+pub fn disk_used() -> Option<u64> {
+    let disk = rustix::fs::statvfs("/").ok()?;
+    Some(
+        disk.f_blocks
+            .saturating_sub(disk.f_bfree)
+            .saturating_mul(disk.f_frsize),
+    )
+}
+
 /// What the proof rests on, as text.
 struct Marks {
     uname: String,

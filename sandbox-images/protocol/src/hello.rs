@@ -26,6 +26,9 @@ pub struct Hello {
     pub lease: LeaseState,
     /// Milliseconds since the agent started.
     pub uptime_ms: u64,
+    /// Bytes that have been written to the root filesystem and are still there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_used_bytes: Option<u64>,
 }
 
 /// The agent's look at the machine: a claim, made before any guest code ran.

@@ -23,6 +23,7 @@ mod lookup;
 mod memory;
 mod words;
 mod workshop;
+mod yielding;
 
 use std::{
     collections::HashSet,
@@ -54,6 +55,7 @@ use self::{
     listing::Doing,
     memory::Memory,
     workshop::Workshop,
+    yielding::Yielding,
 };
 use super::{Adoption, Channel, Derivation, Engine, EngineError, Found, Listed, Place, Tombstone, Usage};
 use crate::{
@@ -112,6 +114,7 @@ pub struct DockerEngine {
     workshop: Workshop,
     known: Known,
     leftovers: Leftovers,
+    yielding: Yielding,
     /// Where the memory of all sandboxes is counted, once it was found.
     parent: Mutex<Option<PathBuf>>,
     /// Whether the engine's processes are this host's.
@@ -161,6 +164,7 @@ impl DockerEngine {
             creator: config.creator,
             known: Known::default(),
             leftovers: Leftovers::new(parent),
+            yielding: Yielding::new(),
             parent: Mutex::default(),
             local,
         })
@@ -515,8 +519,16 @@ impl Engine for DockerEngine {
             .await?;
         for container in containers {
             let paused = container.state == Some(ContainerSummaryStateEnum::PAUSED);
+            let created = container.state == Some(ContainerSummaryStateEnum::CREATED);
             if let Some(container) = container.id {
                 self.remove(&container, paused).await?;
+                // An engine that was killed while it started one does not know that it runs, nor ends what does.
+                if self.local
+                    && created
+                    && let Err(error) = self.leftovers.kill(&container)
+                {
+                    tracing::debug!(container, %error, "what may run of it could not be found");
+                }
             }
         }
         self.known.forget(id);
@@ -576,12 +588,23 @@ impl Engine for DockerEngine {
             self.leftovers.remove_parent();
             self.forget_parent();
         }
-        let owned: HashSet<String> = containers.into_iter().filter_map(|one| one.id).collect();
+        // An engine that was killed may take one for ended that runs on.
+        let running = containers.into_iter().filter(listing::has_processes);
+        let owned: HashSet<String> = running.filter_map(|one| one.id).collect();
         let due = self.leftovers.due(on_disk.keys().cloned().collect(), &owned);
         for container in &due {
             tracing::warn!(container, "ending what the engine left behind");
             leftovers::end(container, &on_disk.remove(container).unwrap_or_default());
         }
         Ok(builders + due.len())
+    }
+
+    async fn balance(&self) {
+        let parent = self.parent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(parent) = parent
+            && let Err(error) = self.yielding.look(&parent, tokio::time::Instant::now())
+        {
+            tracing::debug!(%error, "sandboxes that use the processors do not give way");
+        }
     }
 }

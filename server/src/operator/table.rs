@@ -4,8 +4,8 @@ use std::{fmt, time::Duration};
 
 use super::{Shown, State};
 
-const HEADS: [&str; 9] = [
-    "SESSION", "POOL", "STATE", "AGE", "IDLE", "ENDS IN", "CPU", "MEMORY", "SANDBOX",
+const HEADS: [&str; 10] = [
+    "SESSION", "POOL", "STATE", "AGE", "IDLE", "ENDS IN", "CPU", "MEMORY", "DISK", "SANDBOX",
 ];
 
 /// A table of sandboxes.
@@ -29,7 +29,7 @@ impl fmt::Display for Table<'_> {
     }
 }
 
-fn row(shown: &Shown) -> [String; 9] {
+fn row(shown: &Shown) -> [String; 10] {
     let none = || "-".to_owned();
     let (state, idle, ends) = match &shown.state {
         State::Booting => ("booting".to_owned(), none(), none()),
@@ -56,11 +56,14 @@ fn row(shown: &Shown) -> [String; 9] {
         idle,
         ends,
         cpu.map_or_else(none, |cpu| format!("{:.1}s", cpu.as_secs_f64())),
-        shown
-            .memory_bytes
-            .map_or_else(none, |bytes| format!("{}MiB", bytes >> 20)),
+        shown.memory_bytes.map_or_else(none, mebibytes),
+        shown.disk_bytes.map_or_else(none, mebibytes),
         shown.sandbox.to_string(),
     ]
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{}MiB", bytes >> 20)
 }
 
 fn seconds(seconds: u64) -> String {
@@ -89,11 +92,12 @@ mod tests {
             age_seconds: 3,
             cpu_milliseconds: Some(1250),
             memory_bytes: Some(34 << 20),
+            disk_bytes: Some(5 << 20),
         };
         assert_eq!(
             Table(&[shown]).to_string(),
-            "SESSION       POOL    STATE  AGE  IDLE  ENDS IN  CPU   MEMORY  SANDBOX\n\
-             0123456789ab  python  bound  3s   1m1s  1h59m    1.2s  34MiB   grs-000000000000000000000001\n"
+            "SESSION       POOL    STATE  AGE  IDLE  ENDS IN  CPU   MEMORY  DISK  SANDBOX\n\
+             0123456789ab  python  bound  3s   1m1s  1h59m    1.2s  34MiB   5MiB  grs-000000000000000000000001\n"
         );
     }
 }

@@ -18,7 +18,7 @@ use crate::conversation::hex;
 /// How long a cgroup must have been seen without an owner: a container that is being created or removed
 /// is listed and has its cgroup at slightly different times.
 const SECOND_LOOK: Duration = Duration::from_secs(30);
-const CGROUPS: &str = "/sys/fs/cgroup";
+pub(super) const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The cgroup that all sandboxes of one deployment on one engine are below.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,7 +173,7 @@ fn hierarchies(root: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The container's id in a cgroup's name: bare with cgroupfs, `docker-<id>.scope` with systemd.
-fn container_id(name: &str) -> Option<&str> {
+pub(super) fn container_id(name: &str) -> Option<&str> {
     let id = name
         .strip_prefix("docker-")
         .and_then(|rest| rest.strip_suffix(".scope"))

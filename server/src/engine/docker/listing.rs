@@ -116,6 +116,13 @@ impl Doing {
     }
 }
 
+/// Whether a container may have a cgroup with something in it, as far as the engine knows.
+pub(super) fn has_processes(summary: &ContainerSummary) -> bool {
+    summary
+        .state
+        .is_none_or(|state| Doing::read(state) != Doing::Exited)
+}
+
 /// What a container uses, as `docker stats` counts it.
 pub(super) fn usage(stats: &ContainerStatsResponse) -> Usage {
     let cpu = stats

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use greenroom_protocol::{KernelState, LeaseState, Packages, RunState};
 
 use super::{super::render::span, Call, Outcome, Stop, Tools, refused};
-use crate::error::Failure;
+use crate::{config::Size, error::Failure};
 
 impl Tools {
     pub(super) async fn info(&self, call: &Call<'_>) -> Result<Outcome, Stop> {
@@ -32,11 +32,11 @@ impl Tools {
         }
         let _ = write!(
             text,
-            "\nlimits: {} processor(s), {} MiB memory, {} disk, {} processes, no network\nruns: at most {} each, {} if not said \
+            "\nlimits: {} processor(s), {} MiB memory, {}, {} processes, no network\nruns: at most {} each, {} if not said \
              otherwise",
             pool.cpus,
             limits.memory_bytes >> 20,
-            pool.disk,
+            disk(pool.disk, hello.disk_used_bytes),
             pool.nproc,
             span(pool.run_timeout_max),
             span(pool.run_timeout),
@@ -62,6 +62,14 @@ impl Tools {
             answer: call.found(&session).sentence("ok", &text),
             news: None,
         })
+    }
+}
+
+/// The limit, and how much of it is in use.
+fn disk(limit: Size, used: Option<u64>) -> String {
+    match used {
+        Some(used) => format!("{limit} disk of which {} MiB are used", used >> 20),
+        None => format!("{limit} disk"),
     }
 }
 
