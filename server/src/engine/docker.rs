@@ -21,6 +21,7 @@ mod leftovers;
 mod listing;
 mod lookup;
 mod memory;
+mod whereabouts;
 mod words;
 mod workshop;
 mod yielding;
@@ -54,6 +55,7 @@ use self::{
     leftovers::{Leftovers, Parent},
     listing::Doing,
     memory::Memory,
+    whereabouts::Whereabouts,
     workshop::Workshop,
     yielding::Yielding,
 };
@@ -115,8 +117,8 @@ pub struct DockerEngine {
     known: Known,
     leftovers: Leftovers,
     yielding: Yielding,
-    /// Where the memory of all sandboxes is counted, once it was found.
-    parent: Mutex<Option<PathBuf>>,
+    /// Where all sandboxes are, once that was found.
+    whereabouts: Mutex<Option<Whereabouts>>,
     /// Whether the engine's processes are this host's.
     local: bool,
 }
@@ -164,8 +166,8 @@ impl DockerEngine {
             creator: config.creator,
             known: Known::default(),
             leftovers: Leftovers::new(parent),
-            yielding: Yielding::new(),
-            parent: Mutex::default(),
+            yielding: Yielding::default(),
+            whereabouts: Mutex::default(),
             local,
         })
     }
@@ -213,32 +215,40 @@ impl DockerEngine {
     /// Limits what all sandboxes together may have, where this process may. Docker makes their cgroup with the first
     /// sandbox, so the limit comes with the second boot.
     async fn limit_all(&self, bytes: u64) {
-        let known = self.parent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let directory = match known.filter(|directory| directory.is_dir()) {
-            Some(directory) => directory,
+        let known = self
+            .whereabouts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let found = match known.filter(|known| known.memory.is_dir()) {
+            Some(known) => known,
             None => match self.find_parent().await {
-                Some(directory) => directory,
+                Some(found) => found,
                 None => return,
             },
         };
-        if let Err(error) = memory::limit(&directory, bytes) {
+        if let Err(error) = memory::limit(&found.memory, bytes) {
             tracing::debug!(%error, "all sandboxes together have no limit on memory");
         }
-        *self.parent.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory);
+        *self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
     }
 
     /// The engine does not remove it after the last sandbox.
     fn forget_parent(&self) {
-        let known = self.parent.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(directory) = known
-            && let Err(error) = std::fs::remove_dir(&directory)
+        let known = self
+            .whereabouts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(known) = known
+            && let Err(error) = std::fs::remove_dir(&known.memory)
         {
             tracing::debug!(%error, "the cgroup of all sandboxes stays");
         }
     }
 
-    /// The cgroup that counts the memory of all sandboxes, by one that runs.
-    async fn find_parent(&self) -> Option<PathBuf> {
+    /// The cgroup of all sandboxes, by one that runs.
+    async fn find_parent(&self) -> Option<Whereabouts> {
         let ours = format!("{}={}", listing::DEPLOYMENT, self.deployment);
         let rows = self.rows("label", vec![ours]).await.ok()?;
         let running = rows.into_iter().find(|row| row.doing == Doing::Running)?;
@@ -246,10 +256,10 @@ impl DockerEngine {
             .docker
             .inspect_container(&running.container, None::<InspectContainerOptions>);
         let pid = call::INSPECT.run(look).await.ok()?.state?.pid?;
-        let directory = memory::parent_of(pid)?;
+        let found = Whereabouts::by(pid)?;
         // Else it would be somebody else's cgroup that is limited.
-        let ours = directory.file_name() == Some(self.leftovers.parent().as_str().as_ref());
-        ours.then_some(directory)
+        let ours = found.memory.file_name() == Some(self.leftovers.parent().as_str().as_ref());
+        ours.then_some(found)
     }
 
     /// Removes a container by force, with its anonymous volumes.
@@ -600,9 +610,13 @@ impl Engine for DockerEngine {
     }
 
     async fn balance(&self) {
-        let parent = self.parent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(parent) = parent
-            && let Err(error) = self.yielding.look(&parent, tokio::time::Instant::now())
+        let all = self
+            .whereabouts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(all) = all
+            && let Err(error) = self.yielding.look(&all, tokio::time::Instant::now())
         {
             tracing::debug!(%error, "sandboxes that use the processors do not give way");
         }

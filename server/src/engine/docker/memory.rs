@@ -1,10 +1,7 @@
 //! What the host can still give: how much memory sandboxes may take before the host's own programs would miss it, and
 //! the limit on all sandboxes together that makes the kernel end one of them and not the engine or the server.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 /// Never less for the host: an engine, a server and a shell live in it.
 const LEAST: u64 = 512 << 20;
@@ -58,31 +55,6 @@ impl Memory {
     }
 }
 
-/// The cgroup that counts the memory of a sandbox's parent, by one of the sandbox's processes. Docker takes a parent's
-/// name as relative to where the engine itself stands, so it is found from within.
-pub(super) fn parent_of(pid: i64) -> Option<PathBuf> {
-    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let (hierarchy, place) = place_of(&cgroups)?;
-    let sandbox = Path::new("/sys/fs/cgroup")
-        .join(hierarchy)
-        .join(place.trim_start_matches('/'));
-    Some(sandbox.parent()?.to_owned())
-}
-
-/// In which hierarchy memory is counted, and where in it the process is.
-fn place_of(cgroups: &str) -> Option<(&'static str, &str)> {
-    let lines = cgroups
-        .lines()
-        .filter_map(|line| line.split_once(':')?.1.split_once(':'));
-    let mut places = lines.filter_map(|(controllers, place)| {
-        let counts = controllers.split(',').any(|controller| controller == "memory");
-        let hierarchy = if counts { "memory" } else { "" };
-        (counts || controllers.is_empty()).then_some((hierarchy, place))
-    });
-    // That of version 1 comes first, if there is one: the kernel lists the newest hierarchy first and version 2 last.
-    places.next()
-}
-
 /// Sets the limit of a cgroup in whichever hierarchy counts memory; one that has it already is left as it is.
 pub(super) fn limit(directory: &Path, bytes: u64) -> io::Result<()> {
     // By these names with cgroups v1 and v2. The kernel rounds to pages.
@@ -114,19 +86,6 @@ mod tests {
             assert_eq!((memory.reserve(), memory.spare()), (reserve, 0), "{total}");
         }
         assert_eq!(Memory::parse("MemTotal: 1 kB\n"), None);
-    }
-
-    #[test]
-    fn a_place_is_read_with_either_version() {
-        for (cgroups, place) in [
-            ("8:pids:/\n4:memory:/a/b\n0::/\n", Some(("memory", "/a/b"))),
-            ("6:cpu,memory:/a/b\n", Some(("memory", "/a/b"))),
-            ("0::/a/b\n", Some(("", "/a/b"))),
-            ("8:pids:/\n", None),
-            ("", None),
-        ] {
-            assert_eq!(place_of(cgroups), place, "{cgroups:?}");
-        }
     }
 
     #[test]

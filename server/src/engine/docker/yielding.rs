@@ -4,33 +4,34 @@
 //! Once a second the sandboxes' processor time is looked at. Those that used about as much as the mean or more are
 //! put into the kernel's idle class among their siblings (`cpu.idle`, Linux 5.15): whenever another sandbox wakes, it
 //! runs at once. The class counts below our own cgroup only, so that all sandboxes together keep their share of the host.
-//! One that is starved has used less than the mean, and is back among the others a second later.
+//! One that is starved has used far less than the mean, and is back among the others a second later.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::leftovers::{CGROUPS, container_id};
+use super::{leftovers::container_id, whereabouts::Whereabouts};
 
 /// Below this part of one processor nobody is in anybody's way.
 const LIGHT: f64 = 0.1;
-/// Who has used this part of the mean or more, has used as much as the others. Without it those who share alike would
-/// take turns.
+/// Who has used this part of the mean or more, has used as much as the others.
 const ALIKE: f64 = 0.75;
+/// Who gives way already and has used less than this part of the mean, is starved or has done its work. Those who
+/// only had less than one that did not give way yet would take turns with it for ever.
+const STARVED: f64 = 0.2;
 /// Who has used less than this part of one processor does nothing.
 const ASLEEP: f64 = 0.01;
 
 /// Puts sandboxes into the idle class and takes them out again.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Yielding {
-    root: PathBuf,
     seen: Mutex<Option<Seen>>,
 }
 
@@ -43,20 +44,12 @@ struct Seen {
 }
 
 impl Yielding {
-    pub(super) fn new() -> Self {
-        Self {
-            root: CGROUPS.into(),
-            seen: Mutex::default(),
-        }
-    }
-
-    /// One look, and what follows from it. `parent` is the cgroup of all sandboxes, of whichever controller.
+    /// One look at all sandboxes, and what follows from it.
     ///
     /// # Errors
     /// This process may not put sandboxes into another class.
-    pub(super) fn look(&self, parent: &Path, now: Instant) -> io::Result<()> {
-        let used = used(&self.beside(parent, "cpuacct"))?;
-        let class = self.beside(parent, "cpu");
+    pub(super) fn look(&self, all: &Whereabouts, now: Instant) -> io::Result<()> {
+        let used = used(&all.time)?;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let before = seen.take();
         let mut yielding = BTreeSet::new();
@@ -66,9 +59,9 @@ impl Yielding {
                 let before = before.used.get(id).copied().unwrap_or(*used);
                 (id.as_str(), used.saturating_sub(before))
             });
-            yielding = heavy(&spent.collect(), lasted);
+            yielding = heavy(&spent.collect(), &before.yielding, lasted);
             for id in before.yielding.symmetric_difference(&yielding) {
-                put(&class, id, yielding.contains(id))?;
+                put(&all.processors, id, yielding.contains(id))?;
             }
         }
         *seen = Some(Seen {
@@ -77,16 +70,6 @@ impl Yielding {
             yielding,
         });
         Ok(())
-    }
-
-    /// The same cgroup under another controller. Version 2 has one tree for all.
-    fn beside(&self, parent: &Path, controller: &str) -> PathBuf {
-        let below = parent.strip_prefix(&self.root).unwrap_or(parent);
-        if self.root.join("cgroup.controllers").exists() {
-            return self.root.join(below);
-        }
-        let path: PathBuf = below.components().skip(1).collect();
-        self.root.join(controller).join(path)
     }
 }
 
@@ -132,17 +115,20 @@ fn processor_time(cgroup: &Path) -> Option<Duration> {
     usage.trim().parse().ok().map(Duration::from_micros)
 }
 
-/// Those who have used about as much as the mean or more, of what is worth sharing.
-fn heavy(spent: &BTreeMap<&str, Duration>, lasted: Duration) -> BTreeSet<String> {
+/// Those who have used about as much as the mean or more, of what is worth sharing, and those who go on giving way.
+fn heavy(spent: &BTreeMap<&str, Duration>, before: &BTreeSet<String>, lasted: Duration) -> BTreeSet<String> {
     let awake = spent.values().filter(|spent| **spent > lasted.mul_f64(ASLEEP));
     let (count, all) = awake.fold((0, Duration::ZERO), |(count, all), spent| {
         (count + 1, all + *spent)
     });
     let mean = all.checked_div(count).unwrap_or_default();
-    let least = mean.mul_f64(ALIKE).max(lasted.mul_f64(LIGHT));
+    let least = |id: &str| match before.contains(id) {
+        true => mean.mul_f64(STARVED).max(lasted.mul_f64(ASLEEP)),
+        false => mean.mul_f64(ALIKE).max(lasted.mul_f64(LIGHT)),
+    };
     spent
         .iter()
-        .filter(|(_, spent)| **spent >= least)
+        .filter(|(id, spent)| **spent >= least(id))
         .map(|(id, _)| (*id).to_owned())
         .collect()
 }
@@ -155,24 +141,34 @@ mod tests {
 
     #[test]
     fn who_uses_more_than_its_share_gives_way() {
-        for (spent, expected) in [
-            (&[][..], &[][..]),
-            (&[("a", 0), ("b", 5)], &[]),
+        for (before, spent, expected) in [
+            ("", &[][..], ""),
+            ("", &[("a", 0), ("b", 5)], ""),
             // Nobody is in anybody's way.
-            (&[("a", 90), ("b", 20)], &[]),
-            (&[("a", 990)], &["a"]),
+            ("", &[("a", 90), ("b", 20)], ""),
+            ("", &[("a", 990)], "a"),
             // Four that burn on two processors, and a quiet one.
             (
+                "",
                 &[("a", 470), ("b", 490), ("c", 480), ("d", 440), ("q", 90)],
-                &["a", "b", "c", "d"],
+                "abcd",
             ),
-            // The same when the quiet one sleeps: they are alike, and stay so.
+            // One of them was not among them yet, and so had more: now all are alike.
             (
-                &[("a", 500), ("b", 500), ("c", 510), ("d", 490), ("q", 0)],
-                &["a", "b", "c", "d"],
+                "abc",
+                &[("a", 330), ("b", 330), ("c", 330), ("d", 990), ("q", 90)],
+                "abcd",
             ),
-            // One that is starved by many that are awake comes to the front, and they go back.
             (
+                "abcd",
+                &[("a", 480), ("b", 500), ("c", 510), ("d", 490), ("q", 0)],
+                "abcd",
+            ),
+            // It has done its work.
+            ("abcd", &[("a", 20), ("b", 660), ("c", 660), ("d", 640)], "bcd"),
+            // One that is starved by many comes to the front, and those who had as much as others give way to it.
+            (
+                "s",
                 &[
                     ("a", 400),
                     ("b", 400),
@@ -181,37 +177,19 @@ mod tests {
                     ("e", 380),
                     ("s", 15),
                 ],
-                &["a", "b", "c", "d", "e"],
+                "abcde",
             ),
-            (
-                &[
-                    ("a", 200),
-                    ("b", 200),
-                    ("c", 200),
-                    ("d", 200),
-                    ("e", 200),
-                    ("s", 990),
-                ],
-                &["s"],
-            ),
+            // The last one does nothing any more.
+            ("a", &[("a", 5)], ""),
         ] {
             let spent = spent
                 .iter()
                 .map(|(id, millis)| (*id, Duration::from_millis(*millis)))
                 .collect();
-            let found = heavy(&spent, SECOND);
-            assert_eq!(
-                found.iter().map(String::as_str).collect::<Vec<_>>(),
-                expected,
-                "{spent:?}"
-            );
+            let before = before.chars().map(String::from).collect();
+            let found = heavy(&spent, &before, SECOND);
+            assert_eq!(found.into_iter().collect::<String>(), expected, "{spent:?}");
         }
-    }
-
-    fn cgroup(root: &Path, controller: &str, id: &str, file: &str, text: &str) {
-        let folder = root.join(controller).join("greenroom_a").join(id);
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(file), text).unwrap();
     }
 
     #[test]
@@ -219,62 +197,53 @@ mod tests {
         let (a, b) = ("a".repeat(64), "b".repeat(64));
         for version in [1, 2] {
             let root = tempfile::tempdir().unwrap();
-            let root = root.path();
-            let (class, time) = if version == 1 {
-                ("cpu", "cpuacct")
-            } else {
-                ("", "")
+            let below = |controller: &str| root.path().join(if version == 1 { controller } else { "" });
+            let all = Whereabouts {
+                memory: below("memory"),
+                processors: below("cpu"),
+                time: below("cpuacct"),
             };
-            if version == 2 {
-                fs::write(root.join("cgroup.controllers"), "cpu").unwrap();
-            }
+            let write = |folder: &Path, id: &str, file: &str, text: &str| {
+                fs::create_dir_all(folder.join(id)).unwrap();
+                fs::write(folder.join(id).join(file), text).unwrap();
+            };
             let spend = |id: &str, millis: u64| match version {
-                1 => cgroup(
-                    root,
-                    time,
+                1 => write(
+                    &all.time,
                     id,
                     "cpuacct.usage",
                     &format!("{}\n", millis * 1_000_000),
                 ),
-                _ => cgroup(
-                    root,
-                    time,
+                _ => write(
+                    &all.time,
                     id,
                     "cpu.stat",
                     &format!("usage_usec {}\nuser_usec 1\n", millis * 1000),
                 ),
             };
-            let class_of = |id: &str| {
-                fs::read_to_string(root.join(class).join("greenroom_a").join(id).join("cpu.idle")).unwrap()
-            };
-            let parent = root
-                .join(if version == 1 { "memory" } else { "" })
-                .join("greenroom_a");
-            let yielding = Yielding {
-                root: root.to_owned(),
-                ..Yielding::new()
-            };
+            let class_of = |id: &str| fs::read_to_string(all.processors.join(id).join("cpu.idle")).unwrap();
+            let yielding = Yielding::default();
             let now = Instant::now();
-            assert!(yielding.look(&parent, now).is_ok(), "there is no sandbox yet");
+            assert!(yielding.look(&all, now).is_ok(), "there is no sandbox yet");
             for id in [&a, &b] {
                 spend(id, 5_000);
-                cgroup(root, class, id, "cpu.idle", "0");
+                write(&all.processors, id, "cpu.idle", "0");
             }
-            yielding.look(&parent, now + SECOND).unwrap();
+            yielding.look(&all, now + SECOND).unwrap();
             assert_eq!(
                 class_of(&a),
                 "0",
                 "what it had used before it was seen is no use of a second"
             );
             spend(&a, 5_900);
-            yielding.look(&parent, now + 2 * SECOND).unwrap();
+            yielding.look(&all, now + 2 * SECOND).unwrap();
             assert_eq!((class_of(&a), class_of(&b)), ("1".into(), "0".into()));
-            yielding.look(&parent, now + 3 * SECOND).unwrap();
+            yielding.look(&all, now + 3 * SECOND).unwrap();
             assert_eq!(class_of(&a), "0");
             spend(&b, 5_800);
-            fs::remove_dir_all(root.join(class).join("greenroom_a").join(&b)).unwrap();
+            fs::remove_dir_all(all.processors.join(&b)).unwrap();
             assert!(
-                yielding.look(&parent, now + 4 * SECOND).is_ok(),
+                yielding.look(&all, now + 4 * SECOND).is_ok(),
                 "it is gone meanwhile"
             );
         }
