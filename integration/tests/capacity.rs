@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use greenroom_integration::{Config, Docker, Era, Greenroom};
 use tokio::time::{sleep, timeout};
 
@@ -131,6 +131,53 @@ async fn a_burst_is_answered_whole() -> Result<()> {
             answer.text
         );
     }
+    client.close().await?;
+    greenroom.finish().await
+}
+
+/// Goes on until there are.
+async fn never_more_than(max: u32, docker: &Docker, deployment: &str) -> Result<()> {
+    loop {
+        let running = docker.running(deployment).await?;
+        ensure!(running <= max as usize, "{running} sandboxes at once");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_is_answered_whole() -> Result<()> {
+    const MAX: u32 = 20;
+    let greenroom = Greenroom::start(&Config {
+        warm: 2,
+        max: MAX,
+        // One principal has three quarters of them at most.
+        top: "[limits]\ncalls = 300\n".into(),
+        ..Config::default()
+    })
+    .await?;
+    let client = greenroom.client(Era::Modern).await?;
+    let calls = (0..200).map(|n| {
+        let client = &client;
+        async move { client.python(&format!("one-of-the-storm-{n:03}"), "1").await }
+    });
+    let docker = Docker::connect().await?;
+    let answers = tokio::select! {
+        answers = futures_util::future::join_all(calls) => answers,
+        broken = never_more_than(MAX, &docker, greenroom.deployment()) => return broken,
+    };
+    let mut served = 0;
+    for answer in answers {
+        let answer = answer?;
+        if answer.is_error {
+            // Each is told which limit it met, and when to come back.
+            let told = answer.text.contains("limit max = 20") || answer.text.contains("claims_waiting");
+            assert!(told && answer.text.contains("again"), "{}", answer.text);
+        } else {
+            assert_eq!((answer.result(), answer.session()), ("1", "new"));
+            served += 1;
+        }
+    }
+    assert_eq!(served, MAX, "every place was given away");
     client.close().await?;
     greenroom.finish().await
 }
