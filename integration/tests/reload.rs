@@ -164,6 +164,11 @@ async fn what_is_wrong_changes_nothing() -> Result<()> {
         assert!(text.contains(told), "{text}");
         assert!(!list(&server).await?.contains("- second"), "{wrong}");
     }
+    edit(&server, |_| {
+        good.replace("[engine]", "[engine]\nbuild_network = \"elsewhere\"")
+    })?;
+    let text = refused(&server).await?;
+    assert!(text.contains("[engine] cannot change"), "{text}");
     std::fs::remove_file(server.config_path())?;
     server.signal("HUP").await?;
     server.wait_log("the configuration was not taken over").await?;
@@ -223,36 +228,76 @@ async fn every_server_hears_it_and_callers_in_the_queue_go_over() -> Result<()> 
     server.finish().await
 }
 
-/// A terminal that closes is no wish to have the configuration read again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_terminal_that_closes_ends_the_server() -> Result<()> {
-    let server = Greenroom::start(&Config::default()).await?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+async fn a_pool_without_room_is_changed_too() -> Result<()> {
+    // What is warm leaves one place, which no other warm one may take.
+    let small = Config {
+        warm: 1,
+        max: 2,
+        ..Config::default()
+    };
+    let server = Greenroom::start(&small).await?;
+    let client = server.client(Era::Modern).await?;
+    edit(&server, |text| text + "idle = \"90m\"\n")?;
+    assert!(reloaded(&server).await?.ends_with(": pool python changed\n"));
+    client.python("reloaded-0001", "kept = 42").await?;
+    client.python("reloaded-0002", "kept = 43").await?;
+    // Now both are in use.
+    edit(&server, |text| text.replace("90m", "80m"))?;
+    assert!(reloaded(&server).await?.ends_with(": pool python changed\n"));
+    edit(&server, |text| text + "image = \"greenroom/no-such-image:1\"\n")?;
+    let told = refused(&server).await?;
+    assert!(told.contains("no-such-image"), "{told}");
+    for (conversation, kept) in [("reloaded-0001", "42"), ("reloaded-0002", "43")] {
+        let answer = client.python(conversation, "kept").await?;
+        assert_eq!((answer.session(), answer.result()), ("existing", kept));
+    }
+    client.close().await?;
+    server.finish().await
+}
+
+/// A server in a terminal that closes, started in this way: how it ended, once it was told to if it did not by itself.
+async fn in_a_terminal(server: &Greenroom, start: &str) -> Result<String> {
     const SCRIPT: &str = r"
 import os, pty, signal, sys, time
 pid, terminal = pty.fork()
 if pid == 0:
-    os.execv(sys.argv[1], sys.argv[1:])
+    if sys.argv[1] == 'nohup':
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.execv(sys.argv[2], sys.argv[2:])
 while b'MCP is at' not in os.read(terminal, 65536):
     pass
 os.close(terminal)
-for _ in range(600):
-    done, status = os.waitpid(pid, os.WNOHANG)
-    if done:
-        sys.exit(os.waitstatus_to_exitcode(status) and 3)
-    time.sleep(0.1)
-os.kill(pid, signal.SIGKILL)
-sys.exit(4)
+def ended(seconds):
+    for _ in range(seconds * 10):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.1)
+if (code := ended(5 if sys.argv[1] == 'nohup' else 60)) is not None:
+    print('left', code)
+else:
+    os.kill(pid, signal.SIGTERM)
+    print('stayed', ended(60))
 ";
-    let status = Command::new("python3")
-        .args(["-c", SCRIPT])
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let output = Command::new("python3")
+        .args(["-c", SCRIPT, start])
         .arg(binary()?)
         .arg("--config")
         .arg(server.config_path())
         .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
-        .status()
+        .output()
         .await?;
-    assert_eq!(status.code(), Some(0), "3: it ended badly; 4: it stayed");
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// A terminal that closes is no wish to have the configuration read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_that_closes_ends_the_server() -> Result<()> {
+    let server = Greenroom::start(&Config::default()).await?;
+    assert_eq!(in_a_terminal(&server, "plainly").await?, "left 0");
+    assert_eq!(in_a_terminal(&server, "nohup").await?, "stayed 0");
     server.finish().await
 }
 

@@ -203,7 +203,7 @@ pub struct Listed {
     pub created_at: SystemTime,
     /// When it was started, if it was.
     pub started_at: Option<SystemTime>,
-    /// How long it may be what.
+    /// How long it may stay created, warm and running.
     pub stay: Stay,
 }
 

@@ -178,6 +178,12 @@ impl Pool {
         self.census.borrow().readiness.clone()
     }
 
+    /// Whether this is a handle on the same pool.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.requests.same_channel(&other.requests)
+    }
+
     /// Whether it has been told to close.
     #[must_use]
     pub fn is_closing(&self) -> bool {
@@ -272,7 +278,7 @@ impl PoolSpec {
         &self.sandbox.pool
     }
 
-    /// How long its sandboxes may be what.
+    /// How long its sandboxes may stay what they are.
     fn stay(&self) -> Stay {
         Stay {
             created: (2 * self.boot_deadline).max(NEVER_STARTED),

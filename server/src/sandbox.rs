@@ -78,13 +78,13 @@ pub struct SandboxSpec {
     pub nproc: u32,
     /// Open files of a process inside.
     pub nofile: u32,
-    /// How long it may be what.
+    /// How long it may stay created, warm and running.
     pub stay: Stay,
     /// What its agent is told.
     pub agent: AgentConfig,
 }
 
-/// How long a sandbox may be what. It is written on the sandbox, so that every server sweeps it by the configuration
+/// How long a sandbox may stay created, warm and running. It is written on the sandbox, so that every server sweeps it by the configuration
 /// that it was made under, and a server whose configuration has changed since ends no session early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stay {

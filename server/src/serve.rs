@@ -14,17 +14,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use self::reload::{Change, Changes, ReloadError, Source};
-use self::{
-    reload::Reload,
-    signals::{Hangup, Hangups},
-};
+use self::{reload::Reload, signals::Hangups};
 
 use crate::{
     archive::{Archive, Place, PlaceError},
     attach::{self, Attending, Socket, SocketError},
     auth::Gate,
     config::{Config, EngineKind, Loaded, Offers, PoolConfig},
-    control::{self, Control},
+    control::Control,
     conversation::{ConversationId, PoolName, Secret, hex},
     engine::{Engine, EngineError, docker::DockerEngine},
     http::{self, App, BindError, Http, Rest, Served, TlsError},
@@ -106,9 +103,6 @@ pub enum ServeError {
     /// The socket for other processes.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The socket by which it is told to read its configuration again.
-    #[error("the socket for `greenroom reload` cannot be made in the state directory: {0}")]
-    Control(#[source] io::Error),
     /// Signals.
     #[error("signals cannot be waited for: {0}")]
     Signals(#[source] io::Error),
@@ -199,29 +193,16 @@ impl Server {
     }
 
     /// Hears who wants the configuration read again, until it is dropped.
-    fn hear_reloads(
-        &mut self,
-        stop: &CancellationToken,
-    ) -> Result<Option<AbortOnDropHandle<()>>, ServeError> {
-        let Some(mut reload) = self.reload.take() else {
-            return Ok(None);
-        };
-        let (mut hangups, stop) = (Hangups::listen()?, stop.clone());
-        let control = Control::bind(&self.config.state_dir).map_err(ServeError::Control)?;
-        let hearing = async move {
-            loop {
-                tokio::select! {
-                    hangup = hangups.next() => match hangup {
-                        Hangup::Reload => drop(reloaded(&mut reload).await),
-                        Hangup::Leave => stop.cancel(),
-                    },
-                    asked = control.next() => match asked.request {
-                        control::Request::Reload => asked.answer(&reloaded(&mut reload).await).await,
-                    },
-                }
-            }
-        };
-        Ok(Some(AbortOnDropHandle::new(tokio::spawn(hearing))))
+    fn hear_reloads(&mut self, stop: &CancellationToken) -> Option<AbortOnDropHandle<()>> {
+        let reload = self.reload.take()?;
+        let hangups = Hangups::listen()
+            .inspect_err(|error| tracing::warn!(%error, "SIGHUP does not have the configuration read again"))
+            .ok()?;
+        let control = Control::bind(&self.config.state_dir)
+            .inspect_err(|error| tracing::warn!(%error, "`greenroom reload` cannot reach this server"))
+            .ok();
+        let hearing = reload::hear(reload, hangups, control, stop.clone());
+        Some(AbortOnDropHandle::new(tokio::spawn(hearing)))
     }
 
     /// Its sessions, for who comes by no protocol.
@@ -258,7 +239,7 @@ impl Server {
                 });
             }
         };
-        let reloads = self.hear_reloads(&stop)?;
+        let reloads = self.hear_reloads(&stop);
         let address = http.address();
         // Links of callers who came by no address lead here if every browser of this machine can follow them.
         if address.ip().is_loopback() && self.config.http.tls.is_none() {
@@ -304,7 +285,7 @@ impl Server {
     /// [`ServeError`].
     pub async fn background(mut self, socket: Socket) -> Result<(), ServeError> {
         let stop = signals::stop()?;
-        let reloads = self.hear_reloads(&stop)?;
+        let reloads = self.hear_reloads(&stop);
         let mut attending = self.attend(socket);
         tracing::info!("processes may attach");
         tokio::select! {
@@ -391,22 +372,6 @@ async fn balance(engine: Arc<dyn Engine>) {
     loop {
         ticks.tick().await;
         engine.balance().await;
-    }
-}
-
-/// Reads the configuration again, and logs what came of it.
-async fn reloaded(reload: &mut Reload) -> control::Answer {
-    match reload.run().await {
-        Ok(changes) => {
-            let text = changes.to_string();
-            tracing::info!("the configuration was read again: {text}");
-            control::Answer::Done { text }
-        }
-        Err(error) => {
-            let text = error.to_string();
-            tracing::error!("the configuration was not taken over, nothing has changed: {text}");
-            control::Answer::Refused { text }
-        }
     }
 }
 

@@ -36,9 +36,10 @@ const DISKS: [(Size, &str); 3] = [
     (Size::gib(16), "runsc-16g"),
 ];
 
-/// Below this the sentry runs out of host tasks: an idle sandbox has 34.
 /// Characters of a pool's description.
 const DESCRIPTION_CHARS: usize = 200;
+
+/// Below this the sentry runs out of host tasks: an idle sandbox has 34.
 const LEAST_PIDS: u32 = 128;
 
 /// Below this a sandbox does not boot.

@@ -29,7 +29,7 @@ mod yielding;
 use std::{
     collections::HashSet,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -215,31 +215,32 @@ impl DockerEngine {
     /// Limits what all sandboxes together may have, where this process may. Docker makes their cgroup with the first
     /// sandbox, so the limit comes with the second boot.
     async fn limit_all(&self, bytes: u64) {
-        let known = self
-            .whereabouts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let found = match known.filter(|known| known.memory.is_dir()) {
-            Some(known) => known,
-            None => match self.find_parent().await {
-                Some(found) => found,
-                None => return,
-            },
+        let Some(found) = self.find_whereabouts().await else {
+            return;
         };
         if let Err(error) = memory::limit(&found.memory, bytes) {
             tracing::debug!(%error, "all sandboxes together have no limit on memory");
         }
-        *self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+    }
+
+    /// Where all sandboxes are, as it was found once, or is found now by one of them.
+    async fn find_whereabouts(&self) -> Option<Whereabouts> {
+        let known = self.whereabouts().clone();
+        if let Some(known) = known.filter(|known| known.memory.is_dir()) {
+            return Some(known);
+        }
+        let found = self.find_parent().await;
+        self.whereabouts().clone_from(&found);
+        found
+    }
+
+    fn whereabouts(&self) -> MutexGuard<'_, Option<Whereabouts>> {
+        self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The engine does not remove it after the last sandbox.
     fn forget_parent(&self) {
-        let known = self
-            .whereabouts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let known = self.whereabouts().take();
         if let Some(known) = known
             && let Err(error) = std::fs::remove_dir(&known.memory)
         {
@@ -586,6 +587,7 @@ impl Engine for DockerEngine {
         if !self.local {
             return Ok(builders);
         }
+        self.find_whereabouts().await;
         let unreadable = |error: std::io::Error| EngineError::Refused {
             what: "read its cgroups",
             reason: error.to_string(),
@@ -610,11 +612,7 @@ impl Engine for DockerEngine {
     }
 
     async fn balance(&self) {
-        let all = self
-            .whereabouts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let all = self.whereabouts().clone();
         if let Some(all) = all
             && let Err(error) = self.yielding.look(&all, tokio::time::Instant::now())
         {

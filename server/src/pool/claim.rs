@@ -124,6 +124,20 @@ impl Claim {
         &self.guest
     }
 
+    /// Gives it back as it is, for another claim.
+    pub fn give_back(self) {
+        let Self {
+            guest,
+            custody,
+            contents,
+            ..
+        } = self;
+        match contents {
+            Contents::Fresh => custody.tell(|id| Returned::Unused(id, guest)),
+            Contents::OfASession => custody.tell(Returned::Dropped),
+        }
+    }
+
     /// Gives the sandbox a session's name.
     ///
     /// Cancel safe: before the first poll the sandbox is condemned; afterwards the adoption goes on to its

@@ -1,21 +1,28 @@
 //! The configuration read again while the server runs: pools come, change and go; sessions stay as they are.
 //!
 //! All or nothing. Pools that are new or changed are started beside those that are served, and only when each has shown
-//! that it works does the offer change. Where one fails, or the file is wrong, everything is as it was.
+//! that it works does the offer change. Where one fails, or the file is wrong, everything is as it was. Where there is
+//! no room for one more sandbox, a prepared image has to do.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, pin::pin, sync::Arc};
 
 use futures_util::future::{join_all, try_join_all};
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
 
-use super::{CLOSING, spec};
+use super::{
+    CLOSING,
+    signals::{Hangup, Hangups},
+    spec,
+};
 use crate::{
     attach,
     config::{Config, Effective, Loaded, Offer, Offers, PoolConfig},
-    conversation::{PoolName, Secret},
-    engine::Engine,
+    control::{self, Control},
+    conversation::{PoolName, Principal, Secret},
+    engine::{Engine, EngineError},
     metrics::Metrics,
-    pool::{Pool, Readiness, Unready, prepare_image},
+    pool::{ClaimError, Pool, PoolSpec, prepare_image},
     sessions::Sessions,
 };
 
@@ -43,6 +50,8 @@ pub struct Changes {
     pub pools: BTreeMap<PoolName, Change>,
     /// Keys that are otherwise now, and count after a restart only.
     pub after_restart: Vec<String>,
+    /// Pools that stay as they are since their image cannot be looked at, and why.
+    pub unseen: Vec<(PoolName, String)>,
 }
 
 /// What became of a pool.
@@ -62,6 +71,9 @@ pub enum ReloadError {
     /// There is no configuration to change to.
     #[error("{0}")]
     Unread(String),
+    /// What isolates sandboxes, and what makes them, is no pool's to choose.
+    #[error("[engine] cannot change while the server runs: restart it")]
+    Engine,
     /// A pool cannot be served.
     #[error("pool {pool}: {reason}")]
     Pool {
@@ -89,6 +101,9 @@ impl fmt::Display for Changes {
         if !self.after_restart.is_empty() {
             write!(f, "; after a restart only: {}", self.after_restart.join(", "))?;
         }
+        for (name, why) in &self.unseen {
+            write!(f, "; pool {name} stays with the image that it has: {why}")?;
+        }
         Ok(())
     }
 }
@@ -105,12 +120,21 @@ impl Reload {
     /// Cancel safe before the offer changes; what is dropped after that closes by itself.
     pub(super) async fn run(&mut self) -> Result<Changes, ReloadError> {
         let read = (self.source)().map_err(ReloadError::Unread)?;
+        if read.config.engine != self.current.config.engine {
+            return Err(ReloadError::Engine);
+        }
         let served = self.sessions.pools();
+        let mut unseen = Vec::new();
         let mut pools = changes(&self.current.config.pools, &read.config.pools);
         for pool in &served {
             let name = pool.spec().name();
-            if !pools.contains_key(name) && self.image_has_changed(pool).await {
-                pools.insert(name.clone(), Change::Changed);
+            if pools.contains_key(name) {
+                continue;
+            }
+            match self.image_has_changed(pool).await {
+                Ok(true) => drop(pools.insert(name.clone(), Change::Changed)),
+                Ok(false) => {}
+                Err(error) => unseen.push((name.clone(), error.to_string())),
             }
         }
         let fresh = self.started(&read.config, &pools).await?;
@@ -127,20 +151,19 @@ impl Reload {
         self.digest
             .send_replace(attach::digest(&self.current.config, &self.secret));
         join_all(go.iter().map(|pool| pool.close(CLOSING))).await;
-        Ok(Changes { pools, after_restart })
+        Ok(Changes {
+            pools,
+            after_restart,
+            unseen,
+        })
     }
 
-    /// Whether the image of a pool's name is another one by now. One that cannot be looked at has not changed.
-    async fn image_has_changed(&self, pool: &Pool) -> bool {
-        let Some(used) = pool.census().borrow().prepared.clone() else {
-            return false;
-        };
-        match prepare_image(&*self.engine, pool.spec()).await {
-            Ok(prepared) => prepared != used,
-            Err(error) => {
-                tracing::warn!(pool = %pool.spec().name(), %error, "its image could not be looked at");
-                false
-            }
+    /// Whether the image of a pool's name is another one by now.
+    async fn image_has_changed(&self, pool: &Pool) -> Result<bool, EngineError> {
+        let used = pool.census().borrow().prepared.clone();
+        match used {
+            Some(used) => Ok(prepare_image(&*self.engine, pool.spec()).await? != used),
+            None => Ok(false),
         }
     }
 
@@ -154,12 +177,17 @@ impl Reload {
             .pools
             .iter()
             .filter(|(name, _)| matches!(changes.get(*name), Some(Change::Added | Change::Changed)));
-        let pools: Vec<Pool> = wanted
-            .map(|(name, pool)| {
-                let observer = self.metrics.observer(name);
-                Pool::start(spec(config, name, pool), Arc::clone(&self.engine), observer)
-            })
-            .collect();
+        let specs: Vec<_> = wanted.map(|(name, pool)| spec(config, name, pool)).collect();
+        // One after the other, each in its own time: installing packages takes minutes.
+        for spec in &specs {
+            let prepared = prepare_image(&*self.engine, spec).await;
+            prepared.map_err(|error| failed(spec.name(), error.to_string()))?;
+        }
+        let start = |spec: PoolSpec| {
+            let observer = self.metrics.observer(spec.name());
+            Pool::start(spec, Arc::clone(&self.engine), observer)
+        };
+        let pools: Vec<Pool> = specs.into_iter().map(start).collect();
         match try_join_all(pools.iter().map(proof)).await {
             Ok(_) => Ok(pools),
             Err(error) => {
@@ -170,34 +198,105 @@ impl Reload {
     }
 }
 
-/// Returns when a pool has shown that it works: by a warm sandbox, or, where there may be none, by a prepared image.
+fn failed(pool: &PoolName, reason: String) -> ReloadError {
+    ReloadError::Pool {
+        pool: pool.clone(),
+        reason,
+    }
+}
+
+/// Returns when a pool whose image is prepared has shown that it works: by a sandbox that could be claimed. For one that
+/// waits there may be no room beside those of the pool in whose place it comes; a claim gets the last place, too.
 async fn proof(pool: &Pool) -> Result<(), ReloadError> {
     let spec = pool.spec();
-    let failed = |reason| ReloadError::Pool {
-        pool: spec.name().clone(),
-        reason,
-    };
+    let by = Instant::now() + 2 * spec.boot_deadline + CLOSING;
     let mut census = pool.census();
-    let shown = census.wait_for(|census| {
-        let is_full = matches!(
-            census.readiness,
-            Readiness::Unready(Unready::Full { .. } | Unready::NoMemory)
-        );
-        census.failures > 0
-            || census.counts.warm > 0
-            || is_full
-            || (spec.warm == 0 && census.prepared.is_some())
-    });
-    // The image has no deadline of its own but the engine's; a boot has its own, and so have installers.
-    let installing = spec
-        .install
-        .as_ref()
-        .map_or(Duration::ZERO, |install| install.deadline);
-    match timeout(installing + 2 * spec.boot_deadline + CLOSING, shown).await {
-        Ok(Ok(census)) if census.failures == 0 => Ok(()),
-        Ok(Ok(census)) => Err(failed(census.last_boot_error.clone().unwrap_or_default())),
-        Ok(Err(_)) => Err(failed("its keeper has ended".to_owned())),
-        Err(_) => Err(failed("no sandbox of it became warm in time".to_owned())),
+    loop {
+        let claim = tokio::select! {
+            claim = pool.claim(&Principal::Local, by) => claim,
+            fails = census.wait_for(|census| census.failures > 0) => {
+                let reason = fails.ok().and_then(|census| census.last_boot_error.clone());
+                return Err(failed(spec.name(), reason.unwrap_or_default()));
+            }
+        };
+        match claim {
+            Ok(claim) => {
+                claim.give_back();
+                return Ok(());
+            }
+            // Its image is prepared, and more cannot be tried.
+            Err(error) if error.is_of_room() => return Ok(()),
+            // Its callers would give up sooner than a first boot may take.
+            Err(ClaimError::TimedOut { .. }) if Instant::now() < by => {}
+            Err(error) => return Err(failed(spec.name(), error.to_string())),
+        }
+    }
+}
+
+/// Hears who wants the configuration read again: by a signal, or by the socket, if there is one.
+pub(super) async fn hear(
+    mut reload: Reload,
+    mut hangups: Hangups,
+    control: Option<Control>,
+    stop: CancellationToken,
+) {
+    let asked = async || match &control {
+        Some(control) => control.next().await,
+        None => std::future::pending().await,
+    };
+    loop {
+        tokio::select! {
+            hangup = hangups.next() => match hangup {
+                Hangup::Reload => drop(reload.heard(&mut hangups, &stop).await),
+                Hangup::Leave => stop.cancel(),
+            },
+            asked = asked() => match asked.request {
+                control::Request::Reload => {
+                    let answer = reload.heard(&mut hangups, &stop).await;
+                    asked.answer(&answer).await;
+                }
+            },
+        }
+    }
+}
+
+impl Reload {
+    /// Reads the configuration, and logs what came of it. Whoever asks meanwhile may have changed it meanwhile.
+    async fn heard(&mut self, hangups: &mut Hangups, stop: &CancellationToken) -> control::Answer {
+        loop {
+            let mut again = false;
+            let outcome = {
+                let mut run = pin!(self.run());
+                loop {
+                    tokio::select! {
+                        outcome = &mut run => break outcome,
+                        hangup = hangups.next() => match hangup {
+                            Hangup::Reload => again = true,
+                            Hangup::Leave => stop.cancel(),
+                        },
+                    }
+                }
+            };
+            let answer = logged(outcome);
+            if !again {
+                return answer;
+            }
+        }
+    }
+}
+
+fn logged(outcome: Result<Changes, ReloadError>) -> control::Answer {
+    match outcome {
+        Ok(changes) => {
+            let text = changes.to_string();
+            tracing::info!("the configuration was read again: {text}");
+            control::Answer::Done { text }
+        }
+        Err(error) => {
+            let text = error.to_string();
+            tracing::error!("the configuration was not taken over, nothing has changed: {text}");
+            control::Answer::Refused { text }
+        }
     }
 }
 
@@ -263,6 +362,7 @@ mod tests {
         let changes = Changes {
             pools: changes(&old.config.pools, &new.config.pools),
             after_restart: other_keys(&old.effective, &new.effective),
+            unseen: Vec::new(),
         };
         changes.to_string()
     }

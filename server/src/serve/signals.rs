@@ -1,6 +1,6 @@
 //! Signals: when to leave, and when to read the configuration again.
 
-use std::fs::File;
+use std::fs::{self, File};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -53,9 +53,11 @@ pub(super) enum Hangup {
 
 impl Hangups {
     pub(super) fn listen() -> Result<Self, ServeError> {
+        // Whoever was started by `nohup` is to outlive its terminal.
+        let is_ignored = fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangups(&status));
         Ok(Self {
             signals: listen(SignalKind::hangup())?,
-            terminal: has_terminal(),
+            terminal: has_terminal() && !is_ignored,
         })
     }
 
@@ -77,6 +79,30 @@ fn has_terminal() -> bool {
     File::open("/dev/tty").is_ok()
 }
 
+/// The first bit of the signals that a process ignores.
+fn ignores_hangups(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 == 1)
+}
+
 fn listen(kind: SignalKind) -> Result<Signal, ServeError> {
     signal(kind).map_err(ServeError::Signals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_to_outlive_its_terminal_is_known() {
+        for (status, ignores) in [
+            ("Name:\tx\nSigIgn:\t0000000000000001\nSigCgt:\t0\n", true),
+            ("SigIgn:\t0000000000001000\n", false),
+            ("SigIgn:\tx\n", false),
+            ("", false),
+        ] {
+            assert_eq!(ignores_hangups(status), ignores, "{status:?}");
+        }
+    }
 }

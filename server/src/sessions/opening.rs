@@ -403,7 +403,7 @@ impl Opening {
             };
             match self.shared.pool(self.pool.spec().name()) {
                 None => return Err(OpenError::NoPool(self.pool.spec().name().clone())),
-                Some(pool) if pool.is_closing() => return Ok(claimed?),
+                Some(pool) if pool.is_closing() || pool.is(&self.pool) => return Ok(claimed?),
                 Some(pool) => self.pool = pool,
             }
         }

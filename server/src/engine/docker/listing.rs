@@ -22,7 +22,7 @@ pub(super) const POOL: &str = "greenroom.pool";
 pub(super) const DEPLOYMENT: &str = "greenroom.deployment";
 /// The server process that created it.
 pub(super) const CREATOR: &str = "greenroom.creator";
-/// How long it may be what.
+/// How long it may stay created, warm and running.
 pub(super) const STAY: &str = "greenroom.stay";
 /// The protocol that its agent speaks.
 pub(super) const PROTOCOL: &str = "greenroom.generation";

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::{self, OpenOptions},
     io::{self, Write as _},
     path::Path,
     sync::{Mutex, PoisonError},
@@ -51,25 +51,36 @@ impl Yielding {
     pub(super) fn look(&self, all: &Whereabouts, now: Instant) -> io::Result<()> {
         let used = used(&all.time)?;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = seen.take();
-        let mut yielding = BTreeSet::new();
-        if let Some(before) = before {
-            let lasted = now - before.at;
-            let spent = used.iter().map(|(id, used)| {
-                let before = before.used.get(id).copied().unwrap_or(*used);
-                (id.as_str(), used.saturating_sub(before))
-            });
-            yielding = heavy(&spent.collect(), &before.yielding, lasted);
-            for id in before.yielding.symmetric_difference(&yielding) {
-                put(&all.processors, id, yielding.contains(id))?;
+        let (before, yielding) = match seen.take() {
+            Some(before) => {
+                let lasted = now - before.at;
+                let spent = used.iter().map(|(id, used)| {
+                    let before = before.used.get(id).copied().unwrap_or(*used);
+                    (id.as_str(), used.saturating_sub(before))
+                });
+                let yielding = heavy(&spent.collect(), &before.yielding, lasted);
+                (before.yielding, yielding)
             }
-        }
+            // Another server may have been here before, or this one may have been killed since.
+            None => (
+                used.keys()
+                    .filter(|id| is_idle(&all.processors, id))
+                    .cloned()
+                    .collect(),
+                BTreeSet::new(),
+            ),
+        };
+        let changes: Vec<_> = before.symmetric_difference(&yielding).cloned().collect();
+        let written = changes
+            .iter()
+            .map(|id| put(&all.processors, id, yielding.contains(id)));
+        let written = written.collect::<Vec<_>>();
         *seen = Some(Seen {
             at: now,
             used,
             yielding,
         });
-        Ok(())
+        written.into_iter().collect()
     }
 }
 
@@ -93,15 +104,21 @@ fn used(parent: &Path) -> io::Result<BTreeMap<String, Duration>> {
     Ok(used)
 }
 
+fn is_idle(parent: &Path, name: &str) -> bool {
+    fs::read_to_string(parent.join(name).join("cpu.idle")).is_ok_and(|class| class.trim() == "1")
+}
+
 fn put(parent: &Path, name: &str, idle: bool) -> io::Result<()> {
-    match fs::OpenOptions::new()
+    let class = OpenOptions::new()
         .write(true)
-        .open(parent.join(name).join("cpu.idle"))
-    {
-        Ok(mut class) => class.write_all(if idle { b"1" } else { b"0" }),
+        .open(parent.join(name).join("cpu.idle"));
+    let written = class.and_then(|mut class| class.write_all(if idle { b"1" } else { b"0" }));
+    match written {
         // It is gone, or the kernel has no such class and all go on alike.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+        // It went between the two calls.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => Ok(()),
+        written => written,
     }
 }
 
