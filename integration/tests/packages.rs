@@ -256,7 +256,7 @@ async fn an_image_without_pip_or_apt_is_told_what_it_lacks() -> Result<()> {
 }
 
 /// What a hostile package sees and does while it is installed, kept in a module of its own.
-const HOSTILE: &str = r#"
+const HOSTILE: &str = r##"
 import json, os, pathlib, setuptools
 seen = {
     "env": dict(os.environ),
@@ -270,9 +270,30 @@ for place in ["/root/left", "/tmp/left", "/var/tmp/left", "/.greenroom-build/lef
         pathlib.Path(place).write_text("left")
     except OSError:
         pass
+# What root may look for by name, and what its Python may read, tells here who ran it and tries to leave what is root's.
+bin = pathlib.Path("/home/sandbox/venv/bin")
+if not (bin / "python3.real").is_symlink():
+    (bin / "python3").rename(bin / "python3.real")
+spoil = """#!/bin/sh
+mark() { echo "$1 $(/usr/bin/id -u)" >>/home/sandbox/venv/ran; }
+{ mark %(name)s; cp /bin/sh /usr/bin/left-%(name)s && chmod 4755 /usr/bin/left-%(name)s; } >/dev/null 2>&1
+%(goes_on)s
+"""
+goes_on = {
+    "python3": 'exec /home/sandbox/venv/bin/python3.real "$@"',
+    "tar": 'exec /usr/bin/tar "$@"',
+    "find": 'exec /usr/bin/find "$@"',
+    "dpkg-query": 'exec /usr/bin/dpkg-query "$@"',
+    "pth": "",
+}
+for name, command in goes_on.items():
+    (bin / name).write_text(spoil % {"name": name, "goes_on": command})
+    (bin / name).chmod(0o755)
+(site,) = pathlib.Path("/home/sandbox/venv/lib").glob("python3.*/site-packages")
+(site / "left.pth").write_text(f"import os; os.system('{bin}/pth')\n")
 pathlib.Path("spoils.py").write_text("SEEN = " + repr(json.dumps(seen)))
 setuptools.setup(name="spoils", version="1", py_modules=["spoils"])
-"#;
+"##;
 
 #[tokio::test]
 async fn a_hostile_package_sees_nothing_of_the_host_and_leaves_only_its_package() -> Result<()> {
@@ -290,10 +311,22 @@ async fn a_hostile_package_sees_nothing_of_the_host_and_leaves_only_its_package(
     let server = Greenroom::start(&config(&format!("packages = [\"spoils @ {address}\"]\n"))).await?;
     let image = named(&server.log())?;
     let client = server.client(Era::Modern).await?;
-    let code = "import spoils, os; print(spoils.SEEN); print([p for p in \
-                ['/root/left', '/tmp/left', '/var/tmp/left', '/.greenroom-build', '/usr/bin/left'] if os.path.exists(p)], 'left')";
+    let code = "import spoils, os, glob, json; print(spoils.SEEN); print([p for p in \
+                ['/root/left', '/tmp/left', '/var/tmp/left', '/.greenroom-build', *glob.glob('/usr/bin/left*')] if os.path.exists(p)], 'left')\n\
+                ran = [line.split() for line in open('/home/sandbox/venv/ran')]\n\
+                print(sorted({uid for _, uid in ran}), 'ran', {'python3', 'pth'} <= {name for name, _ in ran})\n\
+                print(os.path.exists('/home/sandbox/venv/bin/tar'), 'planted')\n\
+                print([p['version'] for p in json.load(open('/opt/greenroom/packages.json')) if p['name'] == 'spoils'], 'listed')";
     let answer = client.python("a-hostile-package", code).await?;
-    for good in ["gVisor", "\"docker\": false", "\"uid\": 65532", "[] left"] {
+    for good in [
+        "gVisor",
+        "\"docker\": false",
+        "\"uid\": 65532",
+        "[] left",
+        "['65532'] ran True",
+        "True planted",
+        "['1'] listed",
+    ] {
         ensure!(
             answer.text.contains(good) || answer.text.to_lowercase().contains(&good.to_lowercase()),
             "{good:?} is not in\n{}",

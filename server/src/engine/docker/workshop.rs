@@ -45,7 +45,7 @@ use tokio::{
 use self::{
     exec::{Words, layer},
     scrap::Scrap,
-    steps::{Failed, RunsAs, Step, Surroundings, Trusts},
+    steps::{Environment, Failed, Step, Surroundings, Trusts},
 };
 use super::{
     call::{self, bounded},
@@ -74,9 +74,6 @@ const KEEPING: &str = "greenroom-prepare";
 const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// The certificates of a host: a quarter of a megabyte.
 const CERTIFICATES_BYTES: u64 = 4 << 20;
-
-/// As whom everything is run that does not say otherwise.
-const ROOT: &str = "0:0";
 
 /// How installers reach what they install.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,7 +198,13 @@ impl Workshop {
         builder: &str,
         keeper: &mut Option<Scrap>,
     ) -> Result<(), EngineError> {
-        for step in steps::steps(&making.order.dependencies) {
+        let wished = &making.order.dependencies;
+        for step in steps::debian(wished) {
+            self.take(making, builder, &step).await?;
+        }
+        // Before the first Python package: it may write what is asked here.
+        let said = self.take(making, builder, &steps::survey(wished)).await?;
+        for step in steps::python(wished, &Environment::of(&said)) {
             self.take(making, builder, &step).await?;
         }
         let keeper = keeper.insert(self.keeper(making).await?);
@@ -229,7 +232,7 @@ impl Workshop {
         self.create(BUILDING, steps::body(making.order, around)).await
     }
 
-    /// Gives it what it needs, and starts it.
+    /// Gives it what it needs, starts it, and takes the first step.
     async fn begin(
         &self,
         making: &Making<'_>,
@@ -251,12 +254,14 @@ impl Workshop {
             .start_container(builder, None::<StartContainerOptions>);
         match call::START.run(start).await {
             // The engine's words for a program that is not there differ by runtime and version.
-            Err(failure) if failure.message().contains("sleep") => Err(bad(
-                &order.image,
-                "it lacks `sleep`, and packages cannot be installed without".to_owned(),
-            )),
-            started => Ok(started?),
+            Err(failure) if failure.message().contains("sleep") => {
+                let reason = "it lacks `sleep`, and packages cannot be installed without";
+                return Err(bad(&order.image, reason.to_owned()));
+            }
+            started => started?,
         }
+        self.take(making, builder, &steps::stamp()).await?;
+        Ok(())
     }
 
     /// A container that an image is committed from. It is never started, and has no label: whoever stands on the image
@@ -299,42 +304,31 @@ impl Workshop {
         }
     }
 
-    /// Takes one step, and tells of a failure what kind it was.
-    async fn take(&self, making: &Making<'_>, builder: &str, step: &Step) -> Result<(), EngineError> {
+    /// Takes one step, and answers its last words; or tells of a failure what kind it was.
+    async fn take(
+        &self,
+        making: &Making<'_>,
+        builder: &str,
+        step: &Step,
+    ) -> Result<Vec<String>, EngineError> {
         let pool = &making.order.pool;
         let shown = shown(&step.argv);
         if step.failed == Failed::Said {
             tracing::info!(%pool, command = shown, "installing");
         }
-        let user = match step.runs_as {
-            RunsAs::Root => ROOT.to_owned(),
-            RunsAs::Owner => self.owner(making, builder).await?,
-        };
         let words = Words::default();
-        let ended = self.run(builder, step, &user, &words, |line| {
+        let ended = self.run(builder, step, &words, |line| {
             tracing::info!(%pool, command = shown, line, "still installing");
         });
-        making.judge(step, ended.await?, &words)
-    }
-
-    /// Whose the environment is that Python packages go to.
-    async fn owner(&self, making: &Making<'_>, builder: &str) -> Result<String, EngineError> {
-        let (step, words) = (steps::owner(), Words::default());
-        let code = self.run(builder, &step, ROOT, &words, |_| {}).await?;
-        making.judge(&step, code, &words)?;
-        let said = words.lines().pop().unwrap_or_default();
-        let is_number = |part: &str| part.parse::<u32>().is_ok();
-        match said.split_once(':') {
-            Some((uid, gid)) if is_number(uid) && is_number(gid) => Ok(said),
-            _ => Ok(ROOT.to_owned()),
-        }
+        making.judge(step, ended.await?, &words)?;
+        Ok(words.lines())
     }
 
     /// Copies what was changed from the one container to the other, as it comes, and commits it.
     async fn keep(&self, making: &Making<'_>, builder: &str, keeper: &str) -> Result<(), EngineError> {
         let step = steps::archive();
         let words = Arc::new(Words::default());
-        let (exec, output) = self.exec(builder, &step, ROOT).await?;
+        let (exec, output) = self.exec(builder, &step).await?;
         let layer = bollard::body_try_stream(layer(output, Arc::clone(&words)));
         let put = self.docker.upload_to_container(keeper, Some(at_root()), layer);
         call::LAYER.run(put).await?;

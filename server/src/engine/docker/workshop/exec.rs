@@ -10,8 +10,8 @@ use bollard::{
     errors::Error,
     exec::{CreateExecOptions, StartExecResults},
 };
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::{
@@ -23,6 +23,10 @@ use crate::engine::EngineError;
 
 /// More than any disk of a sandbox: where the runtime sets no limit, this does.
 const LAYER_BYTES: u64 = 16 << 30;
+/// Archives are made of blocks of so many bytes.
+const BLOCK: usize = 512;
+/// How bzip2, gzip, xz and Zstandard begin.
+const COMPRESSED: [&[u8]; 4] = [b"BZh", b"\x1f\x8b", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"];
 /// Between two lines in the log about an installation that goes on.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Last lines of a program that are kept for an error.
@@ -38,11 +42,10 @@ impl Workshop {
         &self,
         builder: &str,
         step: &Step,
-        user: &str,
         words: &Words,
         still: impl Fn(&str),
     ) -> Result<i64, EngineError> {
-        let (exec, mut output) = self.exec(builder, step, user).await?;
+        let (exec, mut output) = self.exec(builder, step).await?;
         let mut tick = interval(TELL_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.tick().await;
@@ -62,7 +65,6 @@ impl Workshop {
         &self,
         builder: &str,
         step: &Step,
-        user: &str,
     ) -> Result<
         (
             String,
@@ -74,7 +76,8 @@ impl Workshop {
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             cmd: Some(step.argv.clone()),
-            user: Some(user.to_owned()),
+            user: Some(step.runs_as.user().to_owned()),
+            env: step.runs_as.env(),
             ..CreateExecOptions::default()
         };
         let exec = call::EXEC
@@ -157,13 +160,13 @@ impl Tail {
 }
 
 /// A program's standard output as the bytes of a layer; what it says on the side is kept. More than any disk has is an
-/// error, which ends the upload.
+/// error, which ends the upload, and so is what does not begin as a plain archive: the engine would unpack others, too.
 pub(super) fn layer(
     output: impl Stream<Item = Result<LogOutput, Error>> + Send + 'static,
     words: Arc<Words>,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
     let mut bytes = 0;
-    output
+    let frames = output
         .map_err(std::io::Error::other)
         .try_filter_map(move |frame| {
             let taken = match frame {
@@ -181,7 +184,48 @@ pub(super) fn layer(
                 }
             };
             std::future::ready(taken)
-        })
+        });
+    stream::try_unfold((Box::pin(frames), Begun::No), |(mut frames, begun)| async move {
+        let next = match begun {
+            Begun::Yes => frames.try_next().await?,
+            Begun::No => Some(beginning(&mut frames).await?),
+        };
+        Ok(next.map(|bytes| (bytes, (frames, Begun::Yes))))
+    })
+}
+
+/// Whether the first block of a layer was seen.
+enum Begun {
+    No,
+    Yes,
+}
+
+/// The first block of a layer, and what came with it.
+async fn beginning(
+    frames: &mut (impl Stream<Item = std::io::Result<Bytes>> + Unpin),
+) -> std::io::Result<Bytes> {
+    let mut bytes = BytesMut::new();
+    while bytes.len() < BLOCK
+        && let Some(more) = frames.try_next().await?
+    {
+        bytes.extend_from_slice(&more);
+    }
+    if bytes.first_chunk::<BLOCK>().is_some_and(is_plain) {
+        Ok(bytes.freeze())
+    } else {
+        Err(std::io::Error::other(
+            "what was installed came as no plain archive",
+        ))
+    }
+}
+
+/// Whether an archive that begins with this is a plain one: by the mark of the format, and none of a compression that the
+/// engine would undo. Zeros are the end of an empty one.
+fn is_plain(block: &[u8; BLOCK]) -> bool {
+    let zstandard_skips = block[1..4] == [0x2a, 0x4d, 0x18];
+    let compressed = zstandard_skips || COMPRESSED.iter().any(|mark| block.starts_with(mark));
+    let empty = block.iter().all(|byte| *byte == 0);
+    empty || (!compressed && block[257..].starts_with(b"ustar"))
 }
 
 fn broken(error: &Error) -> EngineError {
@@ -190,9 +234,15 @@ fn broken(error: &Error) -> EngineError {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::stream;
-
     use super::*;
+
+    /// The first block of an archive, which begins with this.
+    fn block(begin: &[u8]) -> [u8; BLOCK] {
+        let mut block = [b'x'; BLOCK];
+        block[..begin.len()].copy_from_slice(begin);
+        block[257..262].copy_from_slice(b"ustar");
+        block
+    }
 
     fn stderr(text: &str) -> LogOutput {
         LogOutput::StdErr {
@@ -216,26 +266,43 @@ mod tests {
         assert!(words.lines().last().unwrap().len() < 400);
     }
 
+    async fn read(frames: Vec<Result<LogOutput, Error>>, words: &Arc<Words>) -> std::io::Result<Vec<u8>> {
+        let layer = layer(stream::iter(frames), Arc::clone(words));
+        Ok(layer.try_collect::<Vec<Bytes>>().await?.concat())
+    }
+
+    fn stdout(bytes: &[u8]) -> Result<LogOutput, Error> {
+        let message = Bytes::copy_from_slice(bytes);
+        Ok(LogOutput::StdOut { message })
+    }
+
     #[tokio::test]
     async fn a_layer_is_what_is_written_to_standard_output() {
-        let frames = [
-            Ok(LogOutput::StdOut { message: "ab".into() }),
+        let (words, whole) = (Arc::new(Words::default()), block(b"etc/"));
+        let frames = vec![
+            stdout(&whole[..300]),
             Ok(stderr("tar: a socket ignored\n")),
-            Ok(LogOutput::StdOut { message: "c".into() }),
+            stdout(&whole[300..]),
+            stdout(b"c"),
         ];
-        let words = Arc::new(Words::default());
-        let bytes: Vec<Bytes> = layer(stream::iter(frames), Arc::clone(&words))
-            .try_collect()
-            .await
-            .unwrap();
-        assert_eq!(bytes.concat(), b"abc");
+        assert_eq!(read(frames, &words).await.unwrap(), [&whole[..], b"c"].concat());
         assert_eq!(words.lines(), ["tar: a socket ignored"]);
-        let broken = [Err(Error::APIVersionParseError {})];
+        let broken = vec![stdout(&whole), Err(Error::APIVersionParseError {})];
+        assert!(read(broken, &words).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_layer_is_a_plain_archive_or_refused() {
+        let words = Arc::new(Words::default());
         assert!(
-            layer(stream::iter(broken), words)
-                .try_collect::<Vec<_>>()
-                .await
-                .is_err()
+            read(vec![stdout(&[0; 1024])], &words).await.is_ok(),
+            "an empty one"
         );
+        let marked = [&COMPRESSED[..], &[b"P*M\x18"]].concat();
+        let blocks = marked.iter().map(|mark| block(mark).to_vec());
+        for bad in blocks.chain([vec![b'x'; 1024], b"etc/".to_vec(), Vec::new()]) {
+            let refused = read(vec![stdout(&bad)], &words).await.unwrap_err();
+            assert!(refused.to_string().contains("no plain archive"), "{bad:?}");
+        }
     }
 }

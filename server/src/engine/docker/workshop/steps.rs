@@ -43,6 +43,12 @@ const SCRATCH: &str = "/var/tmp";
 /// What the container stays beyond the time that it may take: who waits for it is the first to say that it is over.
 const LINGER: Duration = Duration::from_secs(60);
 
+/// As whom everything is run that does not say otherwise.
+const ROOT: &str = "0:0";
+
+/// What the image lacks whose Python cannot install packages.
+const PIP: &str = "pip for its python3, which the pool's `packages` and `requirements` need";
+
 /// What root needs to install: files of any owner, with any mode, and to become the user that downloads. Nothing that
 /// reaches beyond the container.
 const CAPABILITIES: [&str; 9] = [
@@ -57,13 +63,33 @@ const CAPABILITIES: [&str; 9] = [
     "SYS_CHROOT",
 ];
 
-/// Has the image's own list of its packages written anew, where it is one of ours: with `sys.path` as its Python has it,
-/// and of what is there twice the one that is found first.
+/// What root runs by, whatever the image has: `PATH` and libraries of the image's may begin in folders of the guest's own,
+/// and so of any package's. Those that are empty are as good as not set.
+const ROOTS_OWN: [&str; 6] = [
+    "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME=/root",
+    "LD_LIBRARY_PATH=",
+    "LD_PRELOAD=",
+    "R_LIBS=",
+    "R_LIBS_USER=",
+];
+
+/// Says whose the environment is that Python packages go to, as `uid:gid`, and where its Python looks for packages, a line
+/// each and no more than are kept of what a step says.
+const SURVEY: &str = "\
+import os, sys, sysconfig
+place = os.stat(sysconfig.get_path('purelib'))
+print(f'{place.st_uid}:{place.st_gid}')
+print(*[path for path in sys.path if path.endswith('-packages')][:5], sep='\\n')
+";
+
+/// Has the image's own list of its packages written anew, where it is one of ours: of what is there twice the one that
+/// is found first. Root runs this, with Debian's own Python and without `site`, so that no package has a line of it run.
 const LIST_ANEW: &str = "\
 import json, os, runpy, sys
 tool, target = '/opt/greenroom/packages.py', '/opt/greenroom/packages.json'
 if os.path.isfile(tool):
-    sys.argv[1:] = [target, *(path for path in sys.path if path.endswith('-packages'))]
+    sys.argv.insert(1, target)
     runpy.run_path(tool, run_name='__main__')
     with open(target) as file:
         listed = json.load(file)
@@ -82,13 +108,58 @@ pub(super) struct Step {
     pub(super) runs_as: RunsAs,
 }
 
-/// As whom a program is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// As whom a program is run, and how it is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RunsAs {
+    /// Root, with [`ROOTS_OWN`]: what a package wrote before is data to it, and never run.
     Root,
-    /// The user whose Python's environment it is, see [`owner`]: so a package gets no further than into that, and the
-    /// guest, whose it is in our image, can replace what is installed.
-    Owner,
+    /// Root, with the image's own variables, to find the Python that packages go to. Only before the first of them is
+    /// installed: its `PATH` may begin where they write.
+    Surveyor,
+    /// The user whose Python's environment it is, with the image's own variables: so a package writes, at its
+    /// installation, only where that user may. That is the guest in our image, and may be root in another.
+    Owner(Environment),
+}
+
+impl RunsAs {
+    /// As `uid:gid`.
+    pub(super) fn user(&self) -> &str {
+        match self {
+            Self::Root | Self::Surveyor => ROOT,
+            Self::Owner(environment) => &environment.owner,
+        }
+    }
+
+    /// Variables over the container's own.
+    pub(super) fn env(&self) -> Option<Vec<String>> {
+        match self {
+            Self::Root => Some(ROOTS_OWN.map(str::to_owned).into()),
+            Self::Surveyor | Self::Owner(_) => None,
+        }
+    }
+}
+
+/// Where Python packages go. Learned before the first is installed, since each may change what its Python says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Environment {
+    owner: String,
+    folders: Vec<String>,
+}
+
+impl Environment {
+    /// Reads what [`survey`] said. Root's, where it does not say.
+    pub(super) fn of(said: &[String]) -> Self {
+        let is_number = |part: &str| part.parse::<u32>().is_ok();
+        let is_owner = |line: &&String| {
+            line.split_once(':')
+                .is_some_and(|(uid, gid)| is_number(uid) && is_number(gid))
+        };
+        let is_folder = |line: &&String| line.starts_with('/') && line.ends_with("-packages");
+        Self {
+            owner: said.iter().find(is_owner).map_or(ROOT, String::as_str).to_owned(),
+            folders: said.iter().filter(is_folder).cloned().collect(),
+        }
+    }
 }
 
 /// What it means if it fails.
@@ -116,28 +187,50 @@ fn extended(mut step: Step, more: impl IntoIterator<Item = String>) -> Step {
     step
 }
 
-/// Everything that is run to install, in order; after it [`archive`] has what came of it.
-pub(super) fn steps(wished: &Dependencies) -> Vec<Step> {
-    // By the clock of that container, which is what its files are dated by.
-    let mut steps = vec![step(Failed::Lacks("`touch`"), &["touch", STAMP])];
-    if !wished.apt().is_empty() {
-        let names = wished.apt().iter().map(|package| package.as_str().to_owned());
-        steps.extend([
-            step(
-                Failed::Lacks("apt-get, which the pool's `apt` needs"),
-                &["apt-get", "--version"],
-            ),
-            step(Failed::Said, &["apt-get", "-q", "update"]),
-            extended(
-                step(
-                    Failed::Said,
-                    &["apt-get", "-q", "-y", "--no-install-recommends", "install", "--"],
-                ),
-                names,
-            ),
-        ]);
+/// The first step. By the clock of that container, which is what its files are dated by.
+pub(super) fn stamp() -> Step {
+    step(Failed::Lacks("`touch`"), &["touch", STAMP])
+}
+
+/// What installs Debian packages.
+pub(super) fn debian(wished: &Dependencies) -> Vec<Step> {
+    if wished.apt().is_empty() {
+        return Vec::new();
     }
-    if !wished.python().is_empty() || wished.requirements().is_some() {
+    let names = wished.apt().iter().map(|package| package.as_str().to_owned());
+    vec![
+        step(
+            Failed::Lacks("apt-get, which the pool's `apt` needs"),
+            &["apt-get", "--version"],
+        ),
+        step(Failed::Said, &["apt-get", "-q", "update"]),
+        extended(
+            step(
+                Failed::Said,
+                &["apt-get", "-q", "-y", "--no-install-recommends", "install", "--"],
+            ),
+            names,
+        ),
+    ]
+}
+
+/// Says what [`Environment::of`] reads. After Debian packages, which may bring the Python.
+pub(super) fn survey(wished: &Dependencies) -> Step {
+    let failed = if wants_python(wished) {
+        Failed::Lacks(PIP)
+    } else {
+        Failed::NoMatter
+    };
+    Step {
+        runs_as: RunsAs::Surveyor,
+        ..step(failed, &["python3", "-c", SURVEY])
+    }
+}
+
+/// What installs Python packages, and then notes what came of everything: after it [`archive`] has that.
+pub(super) fn python(wished: &Dependencies, environment: &Environment) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if wants_python(wished) {
         let names = wished.python().iter().map(|package| package.as_str().to_owned());
         let file = wished
             .requirements()
@@ -152,30 +245,30 @@ pub(super) fn steps(wished: &Dependencies) -> Vec<Step> {
             "--disable-pip-version-check",
             "--progress-bar=off",
         ];
-        let install = Step {
-            runs_as: RunsAs::Owner,
-            ..extended(step(Failed::Said, &install), file)
-        };
-        steps.extend([
-            step(
-                Failed::Lacks("pip for its python3, which the pool's `packages` and `requirements` need"),
-                &["python3", "-m", "pip", "--version"],
-            ),
+        let install = extended(step(Failed::Said, &install), file);
+        let pip = [
+            step(Failed::Lacks(PIP), &["python3", "-m", "pip", "--version"]),
             extended(install, ["--".to_owned()].into_iter().chain(names)),
-        ]);
+        ];
+        steps.extend(pip.map(|step| Step {
+            runs_as: RunsAs::Owner(environment.clone()),
+            ..step
+        }));
     }
-    steps.extend([step(Failed::NoMatter, &["python3", "-c", LIST_ANEW]), changed()]);
+    // Without any folder the list would lose what it has.
+    if !environment.folders.is_empty() {
+        let list = ["/usr/bin/python3", "-I", "-S", "-c", LIST_ANEW];
+        steps.push(extended(
+            step(Failed::NoMatter, &list),
+            environment.folders.iter().cloned(),
+        ));
+    }
+    steps.push(changed());
     steps
 }
 
-/// Says whose environment packages go to, as `uid:gid`.
-pub(super) fn owner() -> Step {
-    const OWNER: &str = "\
-import os, sysconfig
-place = os.stat(sysconfig.get_path('purelib'))
-print(f'{place.st_uid}:{place.st_gid}')
-";
-    step(Failed::Said, &["python3", "-c", OWNER])
+fn wants_python(wished: &Dependencies) -> bool {
+    !wished.python().is_empty() || wished.requirements().is_some()
 }
 
 /// Notes what was changed. By the time of its change and not its content's, which an archive may set to anything.
@@ -257,7 +350,7 @@ fn env(of_installers: impl IntoIterator<Item = (String, String)>, trusts: Trusts
     let fixed = [
         ("APT_CONFIG", APT_CONF),
         ("DEBIAN_FRONTEND", "noninteractive"),
-        // Else what a package writes there is root's, where the guest has its own.
+        // Of who installs Python packages: what they write there is not kept. Root has its own, see `ROOTS_OWN`.
         ("HOME", SCRATCH),
         ("TMPDIR", SCRATCH),
         // The image is ours to break: nobody else's system is in it.
@@ -345,7 +438,7 @@ pub(super) fn body(order: &Derivation, around: Surroundings<'_>) -> ContainerCre
         image: Some(around.image_id.to_owned()),
         labels: Some(around.labels),
         hostname: Some("packages".into()),
-        user: Some("0:0".into()),
+        user: Some(ROOT.into()),
         working_dir: Some("/".into()),
         entrypoint: words(&["sleep", &(order.deadline + LINGER).as_secs().to_string()]),
         env: Some(env(around.env, around.trusts)),
@@ -378,27 +471,36 @@ mod tests {
         steps.iter().map(|step| step.argv.join(" ")).collect()
     }
 
+    fn guests() -> Environment {
+        let said = ["a warning", "65532:65532", "/v/site-packages", "/w/site-packages"];
+        Environment::of(&said.map(str::to_owned))
+    }
+
     #[test]
     fn what_is_wished_for_is_installed_and_what_changed_is_noted() {
-        let all = steps(&wished());
         assert_eq!(
-            lines(&all)[..6],
+            lines(&debian(&wished())),
             [
-                "touch /.greenroom-build/stamp",
                 "apt-get --version",
                 "apt-get -q update",
                 "apt-get -q -y --no-install-recommends install -- libpq5",
+            ]
+        );
+        let all = python(&wished(), &guests());
+        assert_eq!(
+            lines(&all)[..2],
+            [
                 "python3 -m pip --version",
                 "python3 -m pip install --no-input --no-cache-dir --disable-pip-version-check --progress-bar=off \
                  --requirement=/.greenroom-build/requirements.txt -- six==1; python_version > '3'",
             ]
         );
         assert_eq!(
-            all[5].argv.last().unwrap(),
+            all[1].argv.last().unwrap(),
             "six==1; python_version > '3'",
             "one word"
         );
-        let find = lines(&all)[7].clone();
+        let find = lines(&all)[3].clone();
         assert!(
             find.starts_with("find / -mindepth 1 -xdev ( -path /.greenroom-build -o -path /.dockerenv -o ")
         );
@@ -406,13 +508,44 @@ mod tests {
             find.ends_with(") -prune -o -cnewer /.greenroom-build/stamp -fprint0 /.greenroom-build/changed")
         );
         let apt_only = Dependencies::new(Vec::new(), vec![DebianPackage::parse("jq").unwrap()], None);
-        assert!(lines(&steps(&apt_only)).iter().all(|line| !line.contains("pip")));
-        let python_only = Dependencies::new(vec![Requirement::parse("six").unwrap()], Vec::new(), None);
-        let python_only = lines(&steps(&python_only));
         assert!(
-            python_only
+            lines(&python(&apt_only, &guests()))
                 .iter()
-                .all(|line| !line.contains("apt-get") && !line.contains("requirement"))
+                .all(|line| !line.contains("pip"))
+        );
+        assert_eq!(survey(&apt_only).failed, Failed::NoMatter);
+        let python_only = Dependencies::new(vec![Requirement::parse("six").unwrap()], Vec::new(), None);
+        assert!(debian(&python_only).is_empty());
+        assert!(
+            lines(&python(&python_only, &guests()))
+                .iter()
+                .all(|line| !line.contains("requirement"))
+        );
+    }
+
+    #[test]
+    fn root_runs_nothing_that_a_package_may_have_written() {
+        let steps = python(&wished(), &guests());
+        let installed = steps
+            .iter()
+            .rposition(|step| step.runs_as.user() == "65532:65532")
+            .unwrap();
+        assert_eq!(installed, 1, "pip runs as whose environment it is");
+        let after = [&steps[2..], &[archive()]].concat();
+        assert_eq!(after.len(), 3);
+        for step in &after {
+            assert_eq!(step.runs_as, RunsAs::Root, "{step:?}");
+            let env = step.runs_as.env().unwrap();
+            assert_eq!(env[..2], ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]);
+        }
+        assert_eq!(after[0].argv[..4], ["/usr/bin/python3", "-I", "-S", "-c"]);
+        assert_eq!(after[0].argv[5..], ["/v/site-packages", "/w/site-packages"]);
+        let unknown = Environment::of(&["no such module".to_owned(), "x:1".to_owned()]);
+        assert_eq!(RunsAs::Owner(unknown.clone()).user(), "0:0");
+        assert_eq!(
+            python(&Dependencies::default(), &unknown).len(),
+            1,
+            "no list of nothing"
         );
     }
 
