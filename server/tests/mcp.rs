@@ -6,14 +6,18 @@ mod support;
 
 use std::time::Duration;
 
-use greenroom::engine::{Engine as _, ListedState};
+use greenroom::{
+    auth::Identity,
+    conversation::Principal,
+    engine::{Engine as _, ListedState},
+};
 use greenroom_protocol::RunId;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::json;
 use support::{
     fake_engine::{FakeEngine, Fault, Op},
-    mcp::{Front, Reply, modern},
+    mcp::{Front, Reply, modern, post, request},
     server::key,
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -632,5 +636,38 @@ async fn output_that_was_cut_is_saved_whole() {
         "{} characters",
         whole.text.len()
     );
+    front.end(&engine).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn resources_take_the_places_of_the_host_that_asks_for_its_users() {
+    let engine = FakeEngine::new();
+    let front = Front::with(&engine, "one", "[limits]\ncalls = 4\n");
+    let read = async |identity: &Identity| {
+        let uri = "greenroom://somebody-elses/files/a.txt";
+        let mut read = post(request("resources/read", json!({ "uri": uri })));
+        let headers = read.headers_mut();
+        headers.insert("x-openwebui-user-id", "another-user".parse().unwrap());
+        headers.insert("mcp-protocol-version", "2025-06-18".parse().unwrap());
+        let reply = Reply::read(front.endpoint.handle(read, identity).await).await;
+        reply.messages.last().unwrap()["error"]["message"].to_string()
+    };
+    let other = Identity {
+        principal: Principal::Key("other".to_owned()),
+        ..Identity::LOCAL
+    };
+    assert!(!read(&Identity::LOCAL).await.contains("in flight"));
+    let holds = ["holds-0001", "holds-0002", "holds-0003"].map(|id| front.run(id, "hold"));
+    let meanwhile = async {
+        sleep(Duration::from_secs(5)).await;
+        let full = read(&Identity::LOCAL).await;
+        assert!(full.contains("3 calls of yours are in flight"), "{full}");
+        let others = read(&other).await;
+        assert!(!others.contains("in flight"), "{others}");
+    };
+    tokio::select! {
+        _ = futures_util::future::join_all(holds) => panic!("they hold"),
+        () = meanwhile => {}
+    }
     front.end(&engine).await;
 }

@@ -210,11 +210,11 @@ impl Answer {
     }
 }
 
-fn request(method: &str, params: Value) -> Value {
+pub fn request(method: &str, params: Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params })
 }
 
-fn post(message: Value) -> Request<Bytes> {
+pub fn post(message: Value) -> Request<Bytes> {
     Request::post("http://localhost/mcp")
         .header("content-type", "application/json")
         .header("accept", "application/json, text/event-stream")

@@ -16,6 +16,7 @@ use crate::{
     conversation::{ConversationId, SessionKey},
     error::{Failure, FailureKind},
     guest::Depth,
+    places::Place,
     sessions::Session,
 };
 
@@ -62,6 +63,7 @@ impl Tools {
         asked: &Asked<'_>,
         from: usize,
     ) -> Result<Page, Failure> {
+        let _place = self.place(asked)?;
         let Some((key, shown)) = self.shelf(asked)? else {
             return Ok(Page::default());
         };
@@ -109,6 +111,7 @@ impl Tools {
             argument: Some(&conversation),
             ..*asked
         };
+        let _place = self.place(&asked)?;
         // An id that no conversation can have is one that does not exist.
         let Ok(Some((key, _))) = self.shelf(&asked) else {
             return Ok(None);
@@ -133,6 +136,11 @@ impl Tools {
         Ok(Some(Contents { bytes, mime }))
     }
 
+    /// A place among the calls in flight, of whoever shows the credential: the users of one host share its part.
+    fn place(&self, asked: &Asked<'_>) -> Result<Place, Failure> {
+        self.in_flight.take(&asked.identity.principal).map_err(busy)
+    }
+
     /// Which session a request is about; `None` where it says of none.
     fn shelf(&self, asked: &Asked<'_>) -> Result<Option<(SessionKey, ConversationId)>, Failure> {
         asked.identity.may(Scope::Files).map_err(Failure::forbidden)?;
@@ -153,7 +161,6 @@ impl Tools {
     }
 
     async fn at(&self, key: &SessionKey) -> Result<Option<Session>, Failure> {
-        let _place = self.in_flight.take(&key.principal).map_err(busy)?;
         match timeout(self.config.patience, self.sessions.look(key)).await {
             Ok(found) => found.map_err(|error| Failure::from(&error)),
             Err(_) => Err(Failure::new(
