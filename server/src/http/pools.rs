@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! rest::address ─▶ gate: pool, identifier → session key, a place among the calls in flight
-//!                    ├▶ executions   run, follow, answer; poll, also of one whose sandbox is gone (accepted)
+//!                    ├▶ executions   run, follow, answer
+//!                    ├▶ polls        looked at again, also one whose sandbox is gone (accepted)
 //!                    ├▶ files        list, describe, read, write, delete
 //!                    └▶ sessions     what there is, and its end; what a pool is; a container's log
 //! a container's own ─▶ forward       into its sandbox and back
@@ -16,6 +17,7 @@ mod executions;
 mod files;
 mod form;
 mod forward;
+mod polls;
 mod roll;
 mod sessions;
 mod stream;
@@ -332,7 +334,7 @@ async fn answer(
             let call = rest.call(pool.clone(), principal, identifier, &address)?;
             executions::execute(&call, ask, &headers, delivery).await
         }
-        Operation::Poll(id) => executions::poll(&named()?, id, &headers).await,
+        Operation::Poll(id) => polls::poll(&named()?, id, &headers).await,
         Operation::Upload => files::upload(&named()?, request).await,
         Operation::Put(path) => files::put(&named()?, path, request).await,
         Operation::List => files::list(&named()?).await,

@@ -1,18 +1,20 @@
-//! Executions: started, followed to their end or handed back, and looked at again.
+//! Executions: started, and followed to their end or handed back.
 
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use futures_util::future::join;
-use greenroom_protocol::{Language, RefusalKind, RunId, RunRequest, Standing, Stream};
+use greenroom_protocol::{Language, RunId, RunOutcome, RunRequest, Standing, Stream};
 use tokio::time::timeout;
 
 use super::{
-    Answer, Call, base, json, put,
+    Answer, Call,
+    accepted::Noted,
+    base, json, put,
     stream::{self, Teller},
 };
 use crate::{
-    delivery::{Delivery, News as Owed},
+    delivery::Delivery,
     guest::{Guest, GuestError},
     rest::{
         address::{Dialect, encode},
@@ -22,7 +24,7 @@ use crate::{
         news::News,
     },
     sessions::Session,
-    transcript::{Captured, Stage, Transcript},
+    transcript::{Captured, Transcript},
 };
 
 pub(super) const OPERATION_ID: HeaderName = HeaderName::from_static("operation-id");
@@ -33,9 +35,6 @@ const DURATION: HeaderName = HeaderName::from_static("x-ms-container-execution-d
 
 /// Bytes of each stream that an answer has at most.
 pub(super) const STREAM_BYTES: usize = 1 << 20;
-
-/// What is said of an execution that is found nowhere any more.
-const GONE: &str = "greenroom: the sandbox ended before anybody was told the end of this execution; its output and variables are lost";
 
 /// How long an answer that tells of a lost sandbox waits for the fresh one, which knows the reason.
 const REOPENING: Duration = Duration::from_secs(15);
@@ -136,7 +135,23 @@ impl Start {
         }
     }
 
+    /// Notes it before it is sent: from then on it may run whether its client stays or not, and may be asked for.
     async fn follow(
+        &self,
+        guest: &Guest,
+        transcript: &mut Transcript,
+        teller: Option<&Teller>,
+    ) -> Result<(), GuestError> {
+        let (accepted, key) = (&self.call.shared().accepted, &self.call.key);
+        let noted = accepted.note(key, &self.request.id, self.kind, guest.id());
+        let followed = self.events(guest, transcript, teller).await;
+        if matches!(followed, Err(GuestError::Refused(_))) && transcript.next == 0 && noted == Noted::Now {
+            accepted.forget(key, &self.request.id);
+        }
+        followed
+    }
+
+    async fn events(
         &self,
         guest: &Guest,
         transcript: &mut Transcript,
@@ -187,6 +202,15 @@ impl Start {
             .await
     }
 
+    /// An answer tells its end.
+    pub(super) fn ended(&self, outcome: &RunOutcome) {
+        let shared = self.call.shared();
+        shared.accepted.told(&self.call.key, &self.request.id);
+        shared
+            .metrics
+            .run_ended(outcome.language, outcome.status.as_str());
+    }
+
     async fn answer(&self, done: Done, headers: &HeaderMap) -> Result<Answer, Fault> {
         let (body, truncated) = self.body(&done).await;
         let mut response = json(body);
@@ -194,8 +218,6 @@ impl Start {
         if outcome.is_none() && done.lost.is_none() {
             let status = self.call.address.query.unfinished();
             *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-            let accepted = &self.call.shared().accepted;
-            accepted.note(&self.call.key, &self.request.id, self.kind);
         }
         if let Some(outcome) = outcome {
             put(
@@ -203,10 +225,7 @@ impl Start {
                 DURATION,
                 &(outcome.duration_ms as u64).to_string(),
             );
-            self.call
-                .shared()
-                .metrics
-                .run_ended(outcome.language, outcome.status.as_str());
+            self.ended(outcome);
         }
         describe(
             response.headers_mut(),
@@ -242,7 +261,7 @@ pub(super) fn describe(into: &mut HeaderMap, call: &Call, id: &RunId, truncated:
 }
 
 /// Which of what the code showed is wanted.
-fn outputs(headers: &HeaderMap) -> Outputs {
+pub(super) fn outputs(headers: &HeaderMap) -> Outputs {
     match headers.get(&OUTPUTS) {
         Some(value) if value.as_bytes().eq_ignore_ascii_case(b"all") => Outputs::All,
         Some(_) | None => Outputs::Last,
@@ -272,18 +291,24 @@ fn id(headers: &HeaderMap) -> Result<RunId, Fault> {
 }
 
 /// An execution that an answer shows.
-struct Shown<'a> {
-    call: &'a Call,
-    mode: Mode,
-    kind: Kind,
-    timeout: Option<Duration>,
-    most: usize,
-    outputs: Outputs,
-    lost: Option<&'a str>,
+pub(super) struct Shown<'a> {
+    pub(super) call: &'a Call,
+    pub(super) mode: Mode,
+    pub(super) kind: Kind,
+    pub(super) timeout: Option<Duration>,
+    pub(super) most: usize,
+    pub(super) outputs: Outputs,
+    pub(super) lost: Option<&'a str>,
 }
 
 impl Shown<'_> {
-    async fn body(&self, guest: &Guest, transcript: &Transcript, standing: &Standing) -> (Vec<u8>, String) {
+    /// The answer's body, and what was cut.
+    pub(super) async fn body(
+        &self,
+        guest: &Guest,
+        transcript: &Transcript,
+        standing: &Standing,
+    ) -> (Vec<u8>, String) {
         let (stdout, stderr) = join(
             printed(guest, transcript, Stream::Stdout, self.most),
             printed(guest, transcript, Stream::Stderr, self.most),
@@ -336,102 +361,4 @@ async fn printed(guest: &Guest, transcript: &Transcript, stream: Stream, most: u
         }
     }
     Printed::cut(head, bytes, most)
-}
-
-/// An execution as it stands. Never makes a sandbox.
-pub(super) async fn poll(call: &Call, id: &str, headers: &HeaderMap) -> Result<Answer, Fault> {
-    let none = || {
-        Fault::new(
-            Code::ExecutionNotFound,
-            "there is no such execution in this session",
-        )
-        .of(id.chars().take(64).collect::<String>())
-    };
-    let id = RunId(id.to_owned());
-    if !id.is_valid() {
-        return Err(none());
-    }
-    let Some(session) = call.look().await? else {
-        return gone(call, &id, headers).ok_or_else(none);
-    };
-    let mut transcript = Transcript::new(id.clone(), None);
-    let followed = async {
-        let mut follow = session.guest.follow(&id, 0, Duration::ZERO)?;
-        while let Some(event) = follow.next().await? {
-            transcript.push(event);
-        }
-        Ok::<_, GuestError>(())
-    };
-    match followed.await {
-        Ok(()) => {}
-        // Another sandbox has the session's name by now, or this one has ended a moment ago.
-        Err(GuestError::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {
-            return gone(call, &id, headers).ok_or_else(none);
-        }
-        Err(error) if error.is_gone() => return gone(call, &id, headers).ok_or_else(none),
-        Err(error) => return Err(Fault::from(&error)),
-    }
-    let is_shell = if let Stage::Finished(outcome) = &transcript.stage {
-        outcome.language.is_shell()
-    } else {
-        let runs = session
-            .guest
-            .runs()
-            .await
-            .map_err(|error| Fault::from(&error))?
-            .runs;
-        let own = runs.iter().find(|run| run.id == id).ok_or_else(none)?;
-        own.language.is_shell()
-    };
-    let code_is_shell = call.pool.languages.first().is_some_and(Language::is_shell);
-    let shown = Shown {
-        call,
-        mode: Mode::Asynchronous,
-        kind: if is_shell && !code_is_shell {
-            Kind::Shell
-        } else {
-            Kind::Code
-        },
-        timeout: None,
-        most: STREAM_BYTES,
-        outputs: outputs(headers),
-        lost: None,
-    };
-    // Looking does not use up the news of a session, but that of a kernel that this execution tells of.
-    let (body, truncated) = shown.body(&session.guest, &transcript, &Standing::Existing).await;
-    let mut response = json(body);
-    describe(response.headers_mut(), call, &id, &truncated, headers);
-    let standing = session.standing.clone();
-    if transcript.outcome().is_some() {
-        call.shared().accepted.told(&call.key, &id);
-    }
-    let answer = call.found(response, &session, &standing);
-    let owed = Owed::of(session, &Standing::Existing, transcript.loss());
-    Ok(Answer { owed, ..answer })
-}
-
-/// An execution that was accepted here, and whose sandbox has taken it along: it has failed, and why is said. What
-/// became of the session its next answer tells.
-fn gone(call: &Call, id: &RunId, headers: &HeaderMap) -> Option<Answer> {
-    let kind = call.shared().accepted.kind(&call.key, id)?;
-    let (printed, news) = (Printed::default(), News::default());
-    let execution = Execution {
-        identifier: &call.identifier,
-        mode: Mode::Asynchronous,
-        kind,
-        transcript: &Transcript::new(id.clone(), None),
-        stdout: &printed,
-        stderr: &printed,
-        timeout: None,
-        outputs: Outputs::Last,
-        news: &news,
-        lost: Some(GONE),
-    };
-    let mut response = json(execution.render(call.dialect()));
-    describe(response.headers_mut(), call, id, "", headers);
-    Some(Answer {
-        response,
-        owed: None,
-        session: "none",
-    })
 }

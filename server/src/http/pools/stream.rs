@@ -18,7 +18,7 @@ use serde_json::{Value, json, value::RawValue};
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
-    Answer, Call,
+    Answer,
     executions::{self, Start},
 };
 use crate::{
@@ -170,14 +170,11 @@ pub(super) async fn answer(
 
 /// Runs it, and tells how it went. What is owed for its news is carried before the last line is sent.
 async fn tell(start: Start, teller: Teller, delivery: Delivery) {
-    let call: Call = start.call.clone();
     let (name, line) = match start.run(Some(&teller)).await {
         Ok(done) => {
             let (body, _) = start.body(&done).await;
             if let Some(outcome) = done.transcript.outcome() {
-                call.shared()
-                    .metrics
-                    .run_ended(outcome.language, outcome.status.as_str());
+                start.ended(outcome);
             }
             let loss = done.transcript.loss();
             if let Some(news) = Owed::of(done.session, &done.standing, loss) {
