@@ -107,6 +107,15 @@ pub enum Unready {
     /// What the pool adds to its image is being installed for the first time.
     #[error("the pool's packages are being installed")]
     Installing,
+    /// What the pool adds to its image cannot be installed. Whoever asks may read this, and an installer's words are the
+    /// operator's: the log, a reload's answer and `greenroom doctor` have them.
+    #[error(
+        "the pool's packages could not be installed, {failures} times in a row: the log and `greenroom doctor` say why"
+    )]
+    NotInstalled {
+        /// In a row.
+        failures: u32,
+    },
     /// The engine cannot be asked.
     #[error("{reason}")]
     Engine {

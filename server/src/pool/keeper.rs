@@ -378,6 +378,11 @@ impl Keeper {
             return Readiness::Ready;
         }
         match (self.pace.readiness(&self.spec), &self.image) {
+            (Readiness::Unready(Unready::Failing { failures, .. }), _)
+                if self.installs.reason().is_some() =>
+            {
+                Readiness::Unready(Unready::NotInstalled { failures })
+            }
             (Readiness::Ready | Readiness::Unready(Unready::Starting), Image::Preparing(_))
                 if self.spec.install.is_some() =>
             {

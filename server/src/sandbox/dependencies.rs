@@ -103,6 +103,17 @@ impl Requirement {
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
+        // First, since every other message shows what was written.
+        if has_userinfo(text) {
+            let name = text
+                .split(|c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c)))
+                .next()
+                .unwrap_or_default();
+            return Err(format!(
+                "the address of {name:?} has a user or a password, which logs would show: write it into the pool's \
+                 `requirements` file, or into PIP_INDEX_URL of the server's environment"
+            ));
+        }
         let wrong = |why: &str| format!("{text:?} is no Python package: {why}");
         printable(text).map_err(|why| wrong(&why))?;
         let name = text
@@ -219,6 +230,14 @@ fn printable(text: &str) -> Result<(), String> {
     }
 }
 
+/// Whether an address in it says who asks: what stands between `://` and an `@` that the path has not begun before.
+fn has_userinfo(text: &str) -> bool {
+    text.split("://").skip(1).any(|address| {
+        let authority = address.split(['/', '?', '#', ' ']).next();
+        authority.is_some_and(|authority| authority.contains('@'))
+    })
+}
+
 fn is_python_name(name: &str) -> bool {
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     ends(name.chars().next()) && ends(name.chars().next_back())
@@ -310,6 +329,26 @@ mod tests {
             assert!(error.contains(why), "{bad}: {error}");
         }
         assert!(Requirement::parse(&"x".repeat(501)).is_err());
+    }
+
+    #[test]
+    fn an_address_with_a_password_is_refused_and_not_shown() {
+        for bad in [
+            "x @ https://me:hidden@example.org/x-1.tar.gz",
+            "x @ https://hidden@example.org/x-1.tar.gz",
+            "x@git+https://me:hidden@example.org/x.git@v1",
+            "x @ ftp://me:hidden@example.org/x",
+            "x @ https://me:$hidden@example.org/x",
+            "https://me:hidden@example.org/x",
+        ] {
+            let error = Requirement::parse(bad).unwrap_err();
+            assert!(
+                error.contains("requirements") && error.contains("PIP_INDEX_URL"),
+                "{error}"
+            );
+            assert!(!error.contains("hidden"), "{error}");
+        }
+        assert!(Requirement::parse("x @ https://example.org/a@b/x.tar.gz").is_ok());
     }
 
     #[test]
