@@ -291,6 +291,35 @@ impl DockerEngine {
         })
     }
 
+    /// Ends what runs on this machine without a container, and answers how many.
+    async fn sweep_leftovers(&self) -> Result<usize, EngineError> {
+        if !self.local {
+            return Ok(0);
+        }
+        self.find_whereabouts().await;
+        let unreadable = |error: std::io::Error| EngineError::Refused {
+            what: "read its cgroups",
+            reason: error.to_string(),
+        };
+        let mut on_disk = self.leftovers.on_disk().map_err(unreadable)?;
+        // After the cgroups, so that whatever came to be in between has an owner.
+        let all = ListContainersOptionsBuilder::default().all(true).build();
+        let containers = call::LIST.run(self.docker.list_containers(Some(all))).await?;
+        if !containers.iter().any(|one| listing::is_of(one, &self.deployment)) {
+            self.leftovers.remove_parent();
+            self.forget_parent();
+        }
+        // An engine that was killed may take one for ended that runs on.
+        let running = containers.into_iter().filter(listing::has_processes);
+        let owned: HashSet<String> = running.filter_map(|one| one.id).collect();
+        let due = self.leftovers.due(on_disk.keys().cloned().collect(), &owned);
+        for container in &due {
+            tracing::warn!(container, "ending what the engine left behind");
+            leftovers::end(container, &on_disk.remove(container).unwrap_or_default());
+        }
+        Ok(due.len())
+    }
+
     async fn try_to_remove(&self, container: &str) -> Result<(), EngineError> {
         let options = RemoveContainerOptionsBuilder::default()
             .force(true)
@@ -583,32 +612,10 @@ impl Engine for DockerEngine {
     }
 
     async fn sweep(&self) -> Result<usize, EngineError> {
-        let builders = self.workshop.sweep().await?;
-        if !self.local {
-            return Ok(builders);
-        }
-        self.find_whereabouts().await;
-        let unreadable = |error: std::io::Error| EngineError::Refused {
-            what: "read its cgroups",
-            reason: error.to_string(),
-        };
-        let mut on_disk = self.leftovers.on_disk().map_err(unreadable)?;
-        // After the cgroups, so that whatever came to be in between has an owner.
-        let all = ListContainersOptionsBuilder::default().all(true).build();
-        let containers = call::LIST.run(self.docker.list_containers(Some(all))).await?;
-        if !containers.iter().any(|one| listing::is_of(one, &self.deployment)) {
-            self.leftovers.remove_parent();
-            self.forget_parent();
-        }
-        // An engine that was killed may take one for ended that runs on.
-        let running = containers.into_iter().filter(listing::has_processes);
-        let owned: HashSet<String> = running.filter_map(|one| one.id).collect();
-        let due = self.leftovers.due(on_disk.keys().cloned().collect(), &owned);
-        for container in &due {
-            tracing::warn!(container, "ending what the engine left behind");
-            leftovers::end(container, &on_disk.remove(container).unwrap_or_default());
-        }
-        Ok(builders + due.len())
+        // Neither waits for the other to succeed.
+        let installing = self.workshop.sweep().await;
+        let left = self.sweep_leftovers().await;
+        Ok(installing? + left?)
     }
 
     async fn balance(&self) {

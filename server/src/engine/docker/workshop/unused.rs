@@ -61,7 +61,7 @@ impl Workshop {
         }
     }
 
-    /// Removes builders that nobody waits for any more, and answers how many.
+    /// Removes builders that nobody waits for any more, and answers how many. One that stays keeps no other.
     pub(in super::super) async fn sweep(&self) -> Result<usize, EngineError> {
         let ours = format!("{}={}", listing::DEPLOYMENT, self.deployment);
         let filters = HashMap::from([("label", vec![ours, BUILDER.to_owned()])]);
@@ -71,11 +71,14 @@ impl Workshop {
             .build();
         let builders = call::LIST.run(self.docker.list_containers(Some(options))).await?;
         let due = abandoned(&builders, SystemTime::now());
+        let mut first = Ok(due.len());
         for container in &due {
             tracing::warn!(container, "removing a container that packages were installed in");
-            scrap::remove(&self.docker, container).await?;
+            if let Err(failure) = scrap::remove(&self.docker, container).await {
+                first = first.and(Err(failure.into()));
+            }
         }
-        Ok(due.len())
+        first
     }
 }
 
