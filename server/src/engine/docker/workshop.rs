@@ -171,7 +171,9 @@ impl Workshop {
         let order = making.order;
         let install = async {
             self.begin(making, builder.name(), certificates).await?;
-            self.install(making, builder.name(), &mut keeper).await
+            self.install(making, builder.name(), &mut keeper)
+                .await
+                .map_err(|error| late(&order.image, error))
         };
         let made = timeout(order.deadline, install).await;
         builder.remove().await;
@@ -401,6 +403,20 @@ impl Making<'_> {
     }
 }
 
+/// A failure after the first step, as one of the installation: whatever it was, to try again is to fetch and build
+/// everything again, which is done ever more slowly.
+fn late(image: &str, error: EngineError) -> EngineError {
+    if matches!(error, EngineError::Install { .. } | EngineError::BadImage { .. }) {
+        return error;
+    }
+    EngineError::Install {
+        image: image.to_owned(),
+        command: "installing packages".to_owned(),
+        outcome: format!("broke off: {error}"),
+        words: Vec::new(),
+    }
+}
+
 fn name_of(tag: &str) -> String {
     format!("{REPOSITORY}:{tag}")
 }
@@ -412,4 +428,33 @@ fn at_root() -> UploadToContainerOptions {
 /// A command as a log shows it.
 fn shown(argv: &[String]) -> String {
     bounded(&argv.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_fails_once_something_was_installed_is_a_failed_installation() {
+        let failures = [
+            (call::LAYER.timed_out(), "broke off: "),
+            (EngineError::Unreachable("gone".to_owned()), "gone"),
+            (
+                bad("image", "it lacks pip".to_owned()),
+                "cannot be used: it lacks pip",
+            ),
+        ];
+        for (failure, says) in failures {
+            let was_bad = matches!(failure, EngineError::BadImage { .. });
+            let error = late("image", failure);
+            assert!(error.to_string().contains(says), "{error}");
+            assert_eq!(
+                matches!(error, EngineError::Install { .. }),
+                !was_bad,
+                "{error:?}"
+            );
+        }
+        let already = late("image", late("image", call::LAYER.timed_out())).to_string();
+        assert_eq!(already.matches("broke off").count(), 1, "{already}");
+    }
 }
