@@ -66,9 +66,8 @@ const BASE: &str = "greenroom.base";
 const BUILDER: &str = "greenroom.builder";
 /// First part of their names.
 const BUILDING: &str = "greenroom-build";
-/// First part of the names of containers that images are committed from: the same as for preparing, which removes
-/// those that somebody left.
-const KEEPING: &str = "greenroom-prepare";
+/// First part of the names of containers that images are committed from. They have no label, so a sweep goes by this.
+const KEEPING: &str = "greenroom-keep";
 
 /// The certificates that Debian and its kin trust.
 const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";

@@ -17,12 +17,16 @@ use super::{
         image::{SOURCE, inspect},
         listing,
     },
-    BUILDER, DERIVED, Workshop, name_of, scrap,
+    BUILDER, DERIVED, KEEPING, Workshop, name_of, scrap,
 };
 use crate::engine::{Derivation, EngineError};
 
 /// A builder that was created and not started for so long is nobody's any more.
 const NEVER_STARTED: Duration = Duration::from_secs(600);
+
+/// A keeper this old is nobody's any more: what is put into it and its commit may each take [`call::LAYER`]'s time, and
+/// there is some between.
+const KEPT: Duration = Duration::from_secs(2 * call::LAYER.deadline().as_secs() + 600);
 
 /// A younger one may be a server's that has another configuration, or the first sandbox may still be on its way.
 const YOUNG: Duration = Duration::from_secs(3600);
@@ -61,7 +65,7 @@ impl Workshop {
         }
     }
 
-    /// Removes builders that nobody waits for any more, and answers how many. One that stays keeps no other.
+    /// Removes builders and keepers that nobody waits for any more, and answers how many. One that stays keeps no other.
     pub(in super::super) async fn sweep(&self) -> Result<usize, EngineError> {
         let ours = format!("{}={}", listing::DEPLOYMENT, self.deployment);
         let filters = HashMap::from([("label", vec![ours, BUILDER.to_owned()])]);
@@ -70,7 +74,19 @@ impl Workshop {
             .filters(&filters)
             .build();
         let builders = call::LIST.run(self.docker.list_containers(Some(options))).await?;
-        let due = abandoned(&builders, SystemTime::now());
+        let filters = HashMap::from([("name", vec![KEEPING.to_owned()])]);
+        let options = ListContainersOptionsBuilder::default()
+            .all(true)
+            .filters(&filters)
+            .build();
+        let keepers = call::LIST.run(self.docker.list_containers(Some(options))).await?;
+        let now = SystemTime::now();
+        let mut due = abandoned(&builders, now);
+        due.extend(outlived(
+            &keepers,
+            &format!("/{KEEPING}-{}-", self.fingerprint),
+            now,
+        ));
         let mut first = Ok(due.len());
         for container in &due {
             tracing::warn!(container, "removing a container that packages were installed in");
@@ -145,9 +161,47 @@ fn abandoned(builders: &[ContainerSummary], now: SystemTime) -> Vec<String> {
         .collect()
 }
 
+/// Keepers of ours that are older than [`KEPT`].
+fn outlived(keepers: &[ContainerSummary], prefix: &str, now: SystemTime) -> Vec<String> {
+    let is_due = |keeper: &&ContainerSummary| {
+        let mut names = keeper.names.iter().flatten();
+        let created = keeper.created.and_then(|seconds| u64::try_from(seconds).ok());
+        names.any(|name| name.starts_with(prefix))
+            && created.is_some_and(|seconds| {
+                let created = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+                now.duration_since(created).is_ok_and(|age| age > KEPT)
+            })
+    };
+    keepers
+        .iter()
+        .filter(is_due)
+        .filter_map(|keeper| keeper.id.clone())
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_keeper_is_swept_when_no_upload_and_commit_can_take_so_long() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000);
+        for (name, age, due) in [
+            ("/greenroom-keep-me-1", 1_300, false),
+            ("/greenroom-keep-me-1", 1_900, true),
+            ("/greenroom-keep-you-1", 1_900, false),
+            ("/greenroom-prepare-me-1", 1_900, false),
+        ] {
+            let keeper = ContainerSummary {
+                id: Some("c0ffee".into()),
+                names: Some(vec![name.to_owned()]),
+                created: Some(10_000 - age),
+                ..ContainerSummary::default()
+            };
+            let swept = outlived(&[keeper], "/greenroom-keep-me-", now);
+            assert_eq!(swept.len(), usize::from(due), "{name} {age}");
+        }
+    }
 
     fn image(tag: &str, source: Option<&str>, owner: &str, created: i64) -> ImageSummary {
         let labels = [(DERIVED, Some(owner)), (SOURCE, source)];
