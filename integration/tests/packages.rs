@@ -224,6 +224,17 @@ async fn an_image_without_pip_or_apt_is_told_what_it_lacks() -> Result<()> {
             "packages = [\"six\"]\ninstall_timeout = \"1s\"",
             "install_timeout",
         ),
+        // Names that there are not, and that apt would take for a pattern and for a sign.
+        (
+            "greenroom/python:latest",
+            "apt = [\"tre.\"]",
+            "Unable to locate package tre.",
+        ),
+        (
+            "greenroom/python:latest",
+            "apt = [\"tree+\"]",
+            "No packages found",
+        ),
     ] {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("greenroom.toml");

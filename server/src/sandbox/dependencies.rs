@@ -184,6 +184,12 @@ impl DebianPackage {
         Ok(Self(text.to_owned()))
     }
 
+    /// Its name alone.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.split('=').next().unwrap_or_default()
+    }
+
     /// As apt takes it.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -198,20 +198,24 @@ pub(super) fn debian(wished: &Dependencies) -> Vec<Step> {
         return Vec::new();
     }
     let names = wished.apt().iter().map(|package| package.as_str().to_owned());
-    vec![
+    // Of a name that there is not, apt takes a plus at the end for its sign to install the rest.
+    let signed = wished
+        .apt()
+        .iter()
+        .filter(|package| package.name().ends_with('+'));
+    let known = ["apt-cache", "-q", "show", "--no-all-versions", "--"];
+    let known = signed.map(|package| extended(step(Failed::Said, &known), [package.name().to_owned()]));
+    let mut steps = vec![
         step(
             Failed::Lacks("apt-get, which the pool's `apt` needs"),
             &["apt-get", "--version"],
         ),
         step(Failed::Said, &["apt-get", "-q", "update"]),
-        extended(
-            step(
-                Failed::Said,
-                &["apt-get", "-q", "-y", "--no-install-recommends", "install", "--"],
-            ),
-            names,
-        ),
-    ]
+    ];
+    steps.extend(known);
+    let install = ["apt-get", "-q", "-y", "--no-install-recommends", "install", "--"];
+    steps.push(extended(step(Failed::Said, &install), names));
+    steps
 }
 
 /// Says what [`Environment::of`] reads. After Debian packages, which may bring the Python.
@@ -306,8 +310,8 @@ pub(super) fn archive() -> Step {
 pub(super) fn gifts(wished: &Dependencies, certificates: Option<&[u8]>) -> io::Result<Vec<u8>> {
     let mut archive = Builder::new(Vec::new());
     entry(&mut archive, BENCH, EntryType::Directory, 0o755, &[])?;
-    // Else an index that cannot be reached is only a warning.
-    let mut apt = "APT::Update::Error-Mode \"any\";\n".to_owned();
+    // Else an index that cannot be reached is only a warning, and a name that there is not is taken for a pattern.
+    let mut apt = "APT::Update::Error-Mode \"any\";\nAPT::Cmd::Pattern-Only \"true\";\n".to_owned();
     if let Some(certificates) = certificates {
         entry(
             &mut archive,
@@ -486,6 +490,14 @@ mod tests {
                 "apt-get -q -y --no-install-recommends install -- libpq5",
             ]
         );
+        let signed = ["g++=4:14.2.0-1", "python3.13"].map(|name| DebianPackage::parse(name).unwrap());
+        assert_eq!(
+            lines(&debian(&Dependencies::new(Vec::new(), signed.into(), None)))[2..],
+            [
+                "apt-cache -q show --no-all-versions -- g++",
+                "apt-get -q -y --no-install-recommends install -- g++=4:14.2.0-1 python3.13",
+            ]
+        );
         let all = python(&wished(), &guests());
         assert_eq!(
             lines(&all)[..2],
@@ -638,6 +650,8 @@ mod tests {
                 (".greenroom-build/requirements.txt".to_owned(), 0o644),
             ]
         );
-        assert_eq!(names(gifts(&Dependencies::default(), None).unwrap()).len(), 2);
+        let least = gifts(&Dependencies::default(), None).unwrap();
+        assert!(String::from_utf8_lossy(&least).contains("APT::Cmd::Pattern-Only \"true\";"));
+        assert_eq!(names(least).len(), 2);
     }
 }
