@@ -195,7 +195,7 @@ async fn every_server_hears_it_and_callers_in_the_queue_go_over() -> Result<()> 
         ..Config::default()
     };
     let server = Greenroom::start(&none).await?;
-    let twin = server.twin(&none).await?;
+    let mut twin = server.twin(&none).await?;
     let client = server.client(Era::Modern).await?;
     let waiting = (0..6).map(|n| {
         let client = &client;
@@ -224,7 +224,7 @@ async fn every_server_hears_it_and_callers_in_the_queue_go_over() -> Result<()> 
         let answer = answer?;
         assert!(answer.text.contains("served"), "{}", answer.text);
     }
-    drop(twin);
+    twin.stop().await?;
     server.finish().await
 }
 
@@ -262,8 +262,8 @@ async fn in_a_terminal(server: &Greenroom, start: &str) -> Result<String> {
 import os, pty, signal, sys, time
 pid, terminal = pty.fork()
 if pid == 0:
-    if sys.argv[1] == 'nohup':
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Whatever this test was started by.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[1] == 'nohup' else signal.SIG_DFL)
     os.execv(sys.argv[2], sys.argv[2:])
 while b'MCP is at' not in os.read(terminal, 65536):
     pass
