@@ -62,6 +62,15 @@ within() {
     done
 }
 
+# The certificates that this host trusts, for what reaches a package index; possibly none.
+certificates() {
+    local file
+    for file in "${PIP_CERT:-}" "${SSL_CERT_FILE:-}" /etc/ssl/certs/ca-certificates.crt; do
+        [[ -n "$file" && -r "$file" ]] && { cat "$file"; return; }
+    done
+    return 0
+}
+
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # need_root WHAT

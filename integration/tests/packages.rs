@@ -92,6 +92,13 @@ async fn forget(docker: &Docker, derived: &str) -> Result<()> {
     Ok(())
 }
 
+/// A folder's name, as one that anything may have.
+fn word(folder: &tempfile::TempDir) -> String {
+    let name = folder.path().file_name().and_then(|name| name.to_str());
+    let name = name.unwrap_or("x").chars();
+    name.filter(char::is_ascii_alphanumeric).collect()
+}
+
 #[tokio::test]
 async fn what_a_pool_adds_is_there_is_installed_once_and_leaves_no_trace_of_how() -> Result<()> {
     let docker = Docker::connect().await?;
@@ -239,12 +246,7 @@ async fn an_image_without_pip_or_apt_is_told_what_it_lacks() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("greenroom.toml");
         let state = folder.path().join("state");
-        let name = folder
-            .path()
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or("x");
-        let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+        let name = word(&folder);
         fs::write(
             &path,
             format!(
@@ -482,12 +484,7 @@ async fn a_reload_takes_packages_over_or_changes_nothing_and_says_why() -> Resul
 async fn a_process_of_stdio_answers_while_packages_are_installed() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (path, state) = (folder.path().join("greenroom.toml"), folder.path().join("state"));
-    let name = folder
-        .path()
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or("x");
-    let name: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+    let name = word(&folder);
     // The comment makes it an image of this run's own.
     fs::write(folder.path().join("r.txt"), format!("# {name}\ncowsay==6.1\n"))?;
     fs::write(

@@ -157,7 +157,7 @@ impl Images {
             .await?;
         let built = self.fill(making, &name, archive).await;
         // Whatever came of it; what is left after this is found by its name later.
-        let removed = self.remove_container(&name).await;
+        let removed = remove(&self.docker, &name).await;
         built.and(removed.map_err(EngineError::from))
     }
 
@@ -221,21 +221,6 @@ impl Images {
         Ok(second_entry(&head).unwrap_or(true))
     }
 
-    async fn remove_container(&self, name: &str) -> Result<(), Failure> {
-        // The volumes go with it: the engine made one for each VOLUME.
-        let options = RemoveContainerOptionsBuilder::default()
-            .force(true)
-            .v(true)
-            .build();
-        match REMOVE
-            .run(self.docker.remove_container(name, Some(options)))
-            .await
-        {
-            Err(failure) if !matches!(failure.status(), Some(404 | 409)) => Err(failure),
-            _ => Ok(()),
-        }
-    }
-
     /// Removes what earlier agents and earlier servers left: images that were prepared from the same image
     /// and that no container uses, and containers of preparations that never ended.
     async fn remove_stale(&self, image: &str, current: &str) -> Result<(), Failure> {
@@ -248,7 +233,7 @@ impl Images {
         let now = SystemTime::now();
         let prefix = format!("{PREPARING}-{}-", self.fingerprint);
         for name in stale::preparations(&containers, &prefix, now) {
-            self.remove_container(&name).await?;
+            remove(&self.docker, &name).await?;
         }
         futures_util::stream::iter(stale::images(&images, &containers, current, now))
             .for_each(|id| async move {
@@ -354,6 +339,19 @@ pub(super) fn volumes_of(image: &str, source: &ImageInspect) -> Result<Vec<Strin
 fn second_entry(archive: &[u8]) -> io::Result<bool> {
     let mut archive = tar::Archive::new(archive);
     Ok(archive.entries()?.nth(1).is_some())
+}
+
+/// Removes a container by force. One that is gone, or going, is none.
+pub(super) async fn remove(docker: &Docker, name: &str) -> Result<(), Failure> {
+    // The volumes go with it: the engine made one for each VOLUME.
+    let options = RemoveContainerOptionsBuilder::default()
+        .force(true)
+        .v(true)
+        .build();
+    match REMOVE.run(docker.remove_container(name, Some(options))).await {
+        Err(failure) if !matches!(failure.status(), Some(404 | 409)) => Err(failure),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Containers that are removed however things go.
 
-use bollard::{Docker, query_parameters::RemoveContainerOptionsBuilder};
+use bollard::Docker;
 
-use super::super::call::{self, Failure};
+use super::super::image::remove;
 
 /// A container that goes when this does. What cannot be removed now is found by its name or label later.
 pub(super) struct Scrap {
@@ -47,19 +47,5 @@ impl Drop for Scrap {
                 }
             }));
         }
-    }
-}
-
-pub(super) async fn remove(docker: &Docker, container: &str) -> Result<(), Failure> {
-    let options = RemoveContainerOptionsBuilder::default()
-        .force(true)
-        .v(true)
-        .build();
-    match call::REMOVE
-        .run(docker.remove_container(container, Some(options)))
-        .await
-    {
-        Err(failure) if !matches!(failure.status(), Some(404 | 409)) => Err(failure),
-        _ => Ok(()),
     }
 }

@@ -14,10 +14,11 @@ use bollard::{
 use super::{
     super::{
         call,
+        image::remove,
         image::{SOURCE, inspect},
         listing,
     },
-    BUILDER, DERIVED, KEEPING, Workshop, name_of, scrap,
+    BUILDER, DERIVED, KEEPING, Workshop, name_of,
 };
 use crate::engine::{Derivation, EngineError};
 
@@ -90,7 +91,7 @@ impl Workshop {
         let mut first = Ok(due.len());
         for container in &due {
             tracing::warn!(container, "removing a container that packages were installed in");
-            if let Err(failure) = scrap::remove(&self.docker, container).await {
+            if let Err(failure) = remove(&self.docker, container).await {
                 first = first.and(Err(failure.into()));
             }
         }
