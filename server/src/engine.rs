@@ -81,7 +81,11 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// Where a session's sandbox is, and the newest ended one whose news has not been told.
     async fn find(&self, name: &SessionName) -> Result<Found, EngineError>;
 
-    /// Gives a stray the name back that it was adopted by. Taken where something else has it by now.
+    /// Running sandboxes of this deployment that somebody has renamed, as [`Found::strays`].
+    async fn strays(&self) -> Result<Vec<SandboxId>, EngineError>;
+
+    /// Gives a stray the name back that it was adopted by. Taken where something else has it by now; where the stray
+    /// itself has it, somebody else was quicker, and that is a success.
     async fn put_back(&self, id: &SandboxId, name: &SessionName) -> Result<Adoption, EngineError>;
 
     /// Renames an ended sandbox out of the session's way, to `<name>.<id>`. Already so named, or gone, is a success.

@@ -42,6 +42,7 @@ mod queue;
 mod room;
 mod seed;
 mod sentence;
+mod strays;
 mod sweep;
 
 use std::{sync::Arc, time::Duration};

@@ -268,6 +268,25 @@ async fn one_whose_agent_does_not_end_it_is_ended_from_outside() {
     bench.end().await;
 }
 
+/// It is asked whose it is, and that must not keep it alive.
+#[tokio::test(start_paused = true)]
+async fn a_renamed_sandbox_that_is_nobodys_ends_itself() {
+    let engine = engine();
+    let spec = greenroom::sandbox::SandboxSpec {
+        image: "image+agent".into(),
+        ..support::spec()
+    };
+    let id = SandboxId::mint().unwrap();
+    engine.create(&id, &spec).await.unwrap();
+    engine.start(&id).await.unwrap();
+    engine.displace(&id);
+    let sweep = sweep(&engine);
+    engine.assert_nothing_left().await;
+    assert_eq!(engine.calls(Op::Open), 1, "it was asked once");
+    let swept = sweep.swept().borrow().clone();
+    assert_eq!((swept.put_back, swept.last_error), (0, None));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_sweep_does_what_it_can() {
     let engine = engine();

@@ -2,12 +2,16 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::future::{join, join_all};
 use greenroom::{
     engine::{Engine, Place},
     guest::{Guest, GuestError},
+    pool::Sweep,
     sessions::{OpenError, Provenance, Reset},
 };
 use greenroom_agent::kernel::Kernel;
@@ -351,6 +355,34 @@ async fn a_sandbox_that_somebody_renamed_is_found_by_what_it_knows() {
         assert_eq!(names(&engine, conversation).len(), 1, "{conversation}");
     }
     end(&engine, two, &["tea", "cake", "pie"]).await;
+}
+
+/// Once it has ended under a foreign name, nothing says any more whose it was.
+#[tokio::test(start_paused = true)]
+async fn a_renamed_sandbox_gets_its_name_back_while_it_can_say_which() {
+    let engine = FakeEngine::new();
+    let one = Server::start(&engine, "one");
+    let ((tea, _), (cake, _)) = join(one.call("tea"), one.call("cake")).await;
+    one.stop().await;
+    engine.displace(&tea);
+    engine.displace(&cake);
+    engine.pause(&cake);
+    let sweep = Sweep::start(Arc::new(engine.clone()), SystemTime::now);
+    let mut swept = sweep.swept();
+    swept.wait_for(|swept| swept.passes == 2).await.unwrap();
+    assert_eq!(swept.borrow().put_back, 1);
+    assert_eq!(
+        [names(&engine, "tea").len(), names(&engine, "cake").len()],
+        [1, 0],
+        "what is frozen cannot say it"
+    );
+    engine.displace(&tea);
+    swept.wait_for(|swept| swept.put_back == 2).await.unwrap();
+    engine.kill(&tea, 137, false);
+    let two = Server::start(&engine, "two");
+    assert_eq!(two.call("tea").await.1, restarted(RestartReason::EndedInside));
+    engine.remove(&cake);
+    end(&engine, two, &["tea"]).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -486,15 +486,25 @@ impl Engine for DockerEngine {
     }
 
     async fn put_back(&self, id: &SandboxId, name: &SessionName) -> Result<Adoption, EngineError> {
-        self.adopt(id, name).await
+        match self.adopt(id, name).await {
+            // The engine takes it for a mistake to be asked for the name that is there already.
+            Err(refused @ EngineError::Refused { .. }) => match self.row(id).await? {
+                Some(row) if row.name == name.to_string() => Ok(Adoption::Adopted),
+                _ => Err(refused),
+            },
+            outcome => outcome,
+        }
+    }
+
+    async fn strays(&self) -> Result<Vec<SandboxId>, EngineError> {
+        let mut rows = self.rows("name", vec![listing::FOREIGN_NAMES.to_owned()]).await?;
+        Ok(self.take_strays(&mut rows))
     }
 
     async fn find(&self, name: &SessionName) -> Result<Found, EngineError> {
         let names = vec![listing::name_filter(name), listing::FOREIGN_NAMES.to_owned()];
         let mut rows = self.rows("name", names).await?;
-        let strays = rows.extract_if(.., |row| listing::is_foreign(&row.name));
-        let strays = strays.filter(|row| row.doing == Doing::Running && row.deployment == self.deployment);
-        let strays = strays.map(|row| row.id).collect();
+        let strays = self.take_strays(&mut rows);
         let (own, aside) = (name.to_string(), format!("{name}."));
         let place = match rows.iter().find(|row| row.name == own) {
             Some(row) => self.place(row).await?,

@@ -5,7 +5,8 @@
 //!
 //! What does not answer is not looked for here: a look costs a channel, and whoever meets such a sandbox
 //! sees to it (`sessions`). One that nobody meets ends itself, and at the latest it is
-//! [overdue](Ground::Overdue).
+//! [overdue](Ground::Overdue). Only those that somebody has renamed are asked whose they are, as nobody would meet
+//! them ([`strays`](super::strays)).
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +22,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+use super::strays::Strays;
 use crate::{
     engine::{Engine, EngineError, Listed, ListedState},
     sandbox::SandboxId,
@@ -81,6 +83,8 @@ pub struct Swept {
     pub destroyed: BTreeMap<Ground, u64>,
     /// What the engine had left behind of sandboxes that it no longer knew.
     pub leftovers: u64,
+    /// Renamed sandboxes that got their session's name back.
+    pub put_back: u64,
     /// Why the last pass could not do all of it, if so.
     pub last_error: Option<String>,
 }
@@ -101,6 +105,7 @@ impl Sweep {
             engine,
             clock: Box::new(clock),
             created: Created::default(),
+            strays: Strays::default(),
             told,
         };
         Self {
@@ -120,6 +125,7 @@ struct Broom {
     engine: Arc<dyn Engine>,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
     created: Created,
+    strays: Strays,
     told: watch::Sender<Swept>,
 }
 
@@ -148,6 +154,20 @@ impl Broom {
 
     /// Does as much as it can, and answers with what it could not.
     async fn pass(&mut self) -> Result<(), EngineError> {
+        let put_back = self.put_back().await;
+        self.clear().await.and(put_back)
+    }
+
+    async fn put_back(&mut self) -> Result<(), EngineError> {
+        let count = bounded("put renamed sandboxes back", self.strays.put_back(&self.engine)).await?;
+        self.told.send_if_modified(|swept| {
+            swept.put_back += count as u64;
+            count > 0
+        });
+        Ok(())
+    }
+
+    async fn clear(&mut self) -> Result<(), EngineError> {
         let listed = bounded("list its sandboxes", self.engine.list()).await?;
         let wall = (self.clock)();
         let ripe = self.created.ripe(&listed, Instant::now());

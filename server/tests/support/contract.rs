@@ -233,7 +233,12 @@ async fn puts_back_what_was_renamed(case: &Case, bench: &impl Bench) {
     assert_eq!(case.place(&name).await, Place::Absent);
     assert_eq!(strays(engine).await, std::slice::from_ref(&id));
     assert_eq!(strays(&bench.stranger()).await, [], "each deployment has its own");
-    assert_eq!(engine.put_back(&id, &name).await.unwrap(), Adoption::Adopted);
+    assert_eq!(engine.strays().await.unwrap(), std::slice::from_ref(&id));
+    assert_eq!(bench.stranger().strays().await.unwrap(), []);
+    for _ in 0..2 {
+        assert_eq!(engine.put_back(&id, &name).await.unwrap(), Adoption::Adopted);
+    }
+    assert_eq!(engine.strays().await.unwrap(), []);
     assert_eq!(case.place(&name).await, Place::Running(id.clone()));
     bench.displace(&id).await;
     assert_eq!(engine.adopt(&warm, &name).await.unwrap(), Adoption::Adopted);

@@ -378,6 +378,14 @@ impl Engine for FakeEngine {
         self.name(Op::PutBack, id, name).await
     }
 
+    async fn strays(&self) -> Result<Vec<SandboxId>, EngineError> {
+        let deployment = self.deployment.clone();
+        self.call(Op::Strays, move |world| {
+            Ok(world.with(|state| state.strays(&deployment)))
+        })
+        .await
+    }
+
     async fn find(&self, name: &SessionName) -> Result<Found, EngineError> {
         let (own, aside) = (name.to_string(), format!("{name}."));
         let deployment = self.deployment.clone();

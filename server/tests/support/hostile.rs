@@ -194,6 +194,10 @@ impl Engine for Hostile {
         none()
     }
 
+    async fn strays(&self) -> Result<Vec<SandboxId>, EngineError> {
+        none()
+    }
+
     async fn put_back(&self, _: &SandboxId, _: &SessionName) -> Result<Adoption, EngineError> {
         none()
     }

@@ -164,6 +164,10 @@ impl Engine for Mortal {
         self.call(Op::PutBack, self.engine.put_back(id, name)).await
     }
 
+    async fn strays(&self) -> Result<Vec<SandboxId>, EngineError> {
+        self.call(Op::Strays, self.engine.strays()).await
+    }
+
     async fn find(&self, name: &SessionName) -> Result<Found, EngineError> {
         let mut found = self.call(Op::Find, self.engine.find(name)).await?;
         let until = *self.ending.lock().unwrap();

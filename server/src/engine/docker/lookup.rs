@@ -46,6 +46,13 @@ impl DockerEngine {
         Ok(rows.into_iter().next())
     }
 
+    /// Takes those under foreign names out, and answers the running ones of this deployment.
+    pub(super) fn take_strays(&self, rows: &mut Vec<Row>) -> Vec<SandboxId> {
+        let strays = rows.extract_if(.., |row| listing::is_foreign(&row.name));
+        let strays = strays.filter(|row| row.doing == Doing::Running && row.deployment == self.deployment);
+        strays.map(|row| row.id).collect()
+    }
+
     /// The container of a sandbox.
     pub(super) async fn container(&self, id: &SandboxId) -> Result<String, EngineError> {
         if let Some(container) = self.known.container(id) {

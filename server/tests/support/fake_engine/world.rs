@@ -244,7 +244,7 @@ impl State {
 
     /// Gives a sandbox another name, or says whose it is.
     pub(super) fn rename(&mut self, id: &SandboxId, name: String) -> Result<(), String> {
-        if let Some(holder) = self.named(&name) {
+        if let Some(holder) = self.named(&name).filter(|holder| holder != id) {
             return Err(format!("{name} is the name of {holder}"));
         }
         if let Some(sandbox) = self.sandboxes.get_mut(id) {
