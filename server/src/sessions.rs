@@ -274,7 +274,7 @@ impl Sessions {
                 return Ok(Some(self.session(name, bond)));
             }
             Some(bond) if bond.guest.is_open() => bond.guest.id().clone(),
-            Some(_) | None => match self.shared.find(&name).await?.place {
+            Some(_) | None => match self.shared.find_or_bring_back(&name).await?.place {
                 Place::Running(id) => id,
                 Place::Ending(_) | Place::Exited(_) | Place::Absent => return Ok(None),
             },
@@ -325,7 +325,7 @@ impl Sessions {
     pub async fn reset_keeping_files(&self, key: &SessionKey) -> Result<Reset, OpenError> {
         let name = self.shared.secret.session_name(key);
         let archive = self.shared.archive.as_ref().ok_or(OpenError::NoArchive)?;
-        if let Place::Running(id) = self.shared.find(&name).await?.place {
+        if let Place::Running(id) = self.shared.find_or_bring_back(&name).await?.place {
             let saved = match self.shared.reach(&name, &id).await {
                 Ok(guest) => archive.save(&name, &guest).await.map(drop),
                 Err(error) => Err(SaveError::from(error)),
@@ -342,7 +342,7 @@ impl Sessions {
     }
 
     async fn end(&self, name: &SessionName) -> Result<Reset, OpenError> {
-        let id = match self.shared.find(name).await?.place {
+        let id = match self.shared.find_or_bring_back(name).await?.place {
             Place::Running(id) | Place::Ending(id) => id,
             Place::Exited(_) | Place::Absent => return Ok(Reset::Nothing),
         };

@@ -354,6 +354,14 @@ async fn a_sandbox_that_somebody_renamed_is_found_by_what_it_knows() {
     for conversation in ["tea", "cake", "pie"] {
         assert_eq!(names(&engine, conversation).len(), 1, "{conversation}");
     }
+    // Whoever looks, and whoever resets, finds it as well.
+    engine.displace(&tea);
+    let three = Server::start(&engine, "three");
+    assert!(three.sessions.look(&key("tea")).await.unwrap().is_some());
+    engine.displace(&tea);
+    assert_eq!(three.sessions.reset(&key("tea")).await.unwrap(), Reset::Ended);
+    assert_eq!(three.call("tea").await.1, restarted(RestartReason::Reset));
+    three.stop().await;
     end(&engine, two, &["tea", "cake", "pie"]).await;
 }
 

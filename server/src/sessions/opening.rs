@@ -165,11 +165,8 @@ impl Opening {
                 // Nobody can have opened it before; if somebody has all the same, adopting says so.
                 NOTHING
             } else {
-                self.shared.find(&self.name).await?
+                self.shared.find_or_bring_back(&self.name).await?
             };
-            if found.place == Place::Absent && self.bring_back(&found.strays).await? {
-                continue;
-            }
             let knowledge = Knowledge {
                 known: self.known.as_ref(),
                 fate: self.fate,
@@ -204,24 +201,6 @@ impl Opening {
             sleep(pause(look)).await;
         }
         Err(met.map_or(OpenError::Unsettled { looks: LOOKS }, OpenError::Guest))
-    }
-
-    /// Looks for the session's sandbox among those that somebody has renamed, and gives it its name back: else a fresh
-    /// one would silently take its place. A sandbox cannot claim to be another session's: only who was bound to it
-    /// knows its digest.
-    async fn bring_back(&self, strays: &[SandboxId]) -> Result<bool, OpenError> {
-        let asked = strays.iter().take(STRAYS).map(async |id| {
-            let hello = async { self.shared.reach(&self.name, id).await?.hello().await };
-            // One that says nothing is not to hold up conversations whose it is not.
-            let hello = timeout(STRAY, hello).await.ok()?.ok()?;
-            matches!(hello.lease, LeaseState::Bound(view) if view.key == self.name.digest()).then_some(id)
-        });
-        let Some(id) = join_all(asked).await.into_iter().flatten().next() else {
-            return Ok(false);
-        };
-        tracing::warn!(session = self.name.short(), sandbox = %id, "somebody has renamed it; it gets its name back");
-        self.shared.engine.put_back(id, &self.name).await?;
-        Ok(true)
     }
 
     /// Asks a sandbox that has the session's name.
@@ -479,6 +458,33 @@ impl Shared {
             }
             attempt += 1;
         }
+    }
+
+    /// The same, once the session's sandbox has its name back, should somebody have renamed it: else a fresh one would
+    /// silently take its place, or a reset would find none.
+    pub(super) async fn find_or_bring_back(&self, name: &SessionName) -> Result<Found, OpenError> {
+        let found = self.find(name).await?;
+        if found.place == Place::Absent && self.bring_back(name, &found.strays).await? {
+            return self.find(name).await;
+        }
+        Ok(found)
+    }
+
+    /// Looks for the session's sandbox among those that somebody has renamed, and gives it its name back. A sandbox cannot
+    /// claim to be another session's: only who was bound to it knows its digest.
+    async fn bring_back(&self, name: &SessionName, strays: &[SandboxId]) -> Result<bool, OpenError> {
+        let asked = strays.iter().take(STRAYS).map(async |id| {
+            let hello = async { self.reach(name, id).await?.hello().await };
+            // One that says nothing is not to hold up conversations whose it is not.
+            let hello = timeout(STRAY, hello).await.ok()?.ok()?;
+            matches!(hello.lease, LeaseState::Bound(view) if view.key == name.digest()).then_some(id)
+        });
+        let Some(id) = join_all(asked).await.into_iter().flatten().next() else {
+            return Ok(false);
+        };
+        tracing::warn!(session = name.short(), sandbox = %id, "somebody has renamed it; it gets its name back");
+        self.engine.put_back(id, name).await?;
+        Ok(true)
     }
 
     /// Waits for at most `patience` until the engine shows a sandbox neither running nor ending.
