@@ -1,6 +1,10 @@
 //! The numbers, and what each of them means: rendered for Prometheus at `/metrics`.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use greenroom_protocol::Language;
 use prometheus_client::{
@@ -41,6 +45,8 @@ pub struct Metrics {
 
 struct Shared {
     registry: Registry,
+    /// One at a time renders: pools' gauges are set anew for each.
+    rendering: Mutex<()>,
     sandboxes: Family<PoolState, Gauge>,
     live: Family<OfPool, Gauge>,
     claims_waiting: Family<OfPool, Gauge>,
@@ -125,6 +131,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut shared = Shared {
             registry: Registry::with_prefix("greenroom"),
+            rendering: Mutex::default(),
             sandboxes: Family::default(),
             live: Family::default(),
             claims_waiting: Family::default(),
@@ -210,6 +217,13 @@ impl Metrics {
     /// Everything as OpenMetrics text, with these pools' present numbers.
     #[must_use]
     pub fn render<'a>(&self, pools: impl IntoIterator<Item = (&'a PoolName, Census)>) -> String {
+        let shared = &self.shared;
+        // Nothing panics while it holds the lock.
+        let _turn = shared.rendering.lock().unwrap_or_else(PoisonError::into_inner);
+        // Pools come and go while a server runs, and one that has gone has no number.
+        shared.sandboxes.clear();
+        shared.live.clear();
+        shared.claims_waiting.clear();
         for (pool, census) in pools {
             self.count(pool, &census);
         }
@@ -517,7 +531,7 @@ mod tests {
             last_destroy_error: None,
             readiness: Readiness::Ready,
         };
-        let text = metrics.render([(&pool, census)]);
+        let text = metrics.render([(&pool, census.clone())]);
         drop(in_flight);
         for line in [
             "greenroom_pool_sandboxes{pool=\"python\",state=\"warm\"} 2",
@@ -550,5 +564,16 @@ mod tests {
                 "{line}\nis missing in\n{text}"
             );
         }
+        // A reload has put another pool in its place.
+        let other = PoolName::parse("other").unwrap();
+        let text = metrics.render([(&other, census)]);
+        for family in ["sandboxes", "live", "claims_waiting"] {
+            let of = |pool: &str| text.contains(&format!("greenroom_pool_{family}{{pool=\"{pool}\""));
+            assert_eq!([of("python"), of("other")], [false, true], "{family}\n{text}");
+        }
+        assert!(
+            text.contains("greenroom_boots_total{pool=\"python\""),
+            "what has happened has happened"
+        );
     }
 }
