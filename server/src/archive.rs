@@ -291,25 +291,29 @@ impl Shared {
             .collect();
         let Allowance { total, keep, .. } = self.allowance;
         let go = overdue(kept, keep, total.bytes(), SystemTime::now());
-        let mut left = all;
+        let (mut left, mut gone) = (all, 0);
+        let mut first = Ok(());
         for name in &go {
-            self.store.remove_named(name).await?;
-            left = left.saturating_sub(sizes.get(name).copied().unwrap_or_default());
+            match self.store.remove_named(name).await {
+                Ok(()) => {
+                    gone += 1;
+                    left = left.saturating_sub(sizes.get(name).copied().unwrap_or_default());
+                }
+                // One that stays keeps no other.
+                Err(error) => first = first.and(Err(error)),
+            }
         }
-        if !go.is_empty() {
+        if gone > 0 {
             tracing::info!(
-                count = go.len(),
+                count = gone,
                 "archives that were too old or too many were removed"
             );
         }
-        self.observer.observe(ArchiveEvent::Swept {
-            bytes: left,
-            gone: go.len(),
-        });
+        self.observer.observe(ArchiveEvent::Swept { bytes: left, gone });
         if let Err(error) = self.store.clear_drafts().await {
             tracing::debug!(%error, "drafts of archives could not be cleared");
         }
-        Ok(())
+        first
     }
 }
 

@@ -8,13 +8,13 @@ use std::{
     fs,
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use greenroom::{
-    archive::{Allowance, Archive, Place, Restored, SaveError, Saved},
+    archive::{Allowance, Archive, ArchiveEvent, ArchiveObserver, Place, Restored, SaveError, Saved},
     config::Size,
     conversation::Secret,
     guest::{Guest, GuestError},
@@ -30,7 +30,7 @@ use support::{
     server::name,
 };
 use tempfile::TempDir;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 const MARK: &str = "0123456789abcdef-0123";
 
@@ -309,6 +309,60 @@ async fn a_store_that_fails_is_said() {
         "{restored:?}"
     );
     assert!(got.is_empty());
+}
+
+/// Hears of sweeps.
+#[derive(Debug)]
+struct Sweeps(mpsc::Sender<(u64, usize)>);
+
+impl ArchiveObserver for Sweeps {
+    fn observe(&self, event: ArchiveEvent) {
+        if let ArchiveEvent::Swept { bytes, gone } = event {
+            self.0.try_send((bytes, gone)).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_archive_that_cannot_be_removed_keeps_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("d");
+    // The store lists what is in a folder by its own name, and removes no folder.
+    fs::create_dir_all(folder.join("stuck")).unwrap();
+    for (file, hours) in [("stuck/stuck", 2), ("old", 3), ("new", 0)] {
+        let file = folder.join(file);
+        fs::write(&file, "four").unwrap();
+        let written = SystemTime::now() - Duration::from_secs(3600 * hours);
+        fs::File::options()
+            .write(true)
+            .open(file)
+            .unwrap()
+            .set_modified(written)
+            .unwrap();
+    }
+    let (told, mut swept) = mpsc::channel(16);
+    let allowance = Allowance {
+        session: Size::mib(4),
+        total: Size::mib(64),
+        keep: Duration::from_secs(3600),
+    };
+    let place = Place::Folder(dir.path().to_owned());
+    let archive = Archive::open(
+        &place,
+        "d",
+        Secret::new([7; 32]),
+        allowance,
+        Arc::new(Sweeps(told)),
+    )
+    .unwrap();
+    let heard = tokio::time::timeout(Duration::from_secs(30), swept.recv());
+    assert_eq!(heard.await.unwrap(), Some((8, 1)));
+    let there = |file: &str| folder.join(file).exists();
+    assert_eq!(
+        [there("stuck/stuck"), there("old"), there("new")],
+        [true, false, true]
+    );
+    drop(archive);
 }
 
 /// An agent with a lease, that counts what it is asked for.
