@@ -7,7 +7,7 @@ use std::time::Duration;
 use greenroom::engine::Engine as _;
 use http::StatusCode;
 use serde_json::{Value, json};
-use support::house::House;
+use support::{fake_engine::Op, house::House};
 
 const OLD: &str = "api-version=2024-02-02-preview";
 const NEW: &str = "api-version=2025-02-02-preview";
@@ -443,6 +443,31 @@ async fn bad_requests_are_answered_in_azures_envelope() {
         )
         .await;
     assert_eq!(page.status, StatusCode::FORBIDDEN);
+    house.end().await;
+}
+
+/// What a pool holds is asked of one that is given back: nobody loses their sandbox for it.
+#[tokio::test]
+async fn asking_what_a_pool_is_costs_no_sandbox() {
+    let house = House::open("[pool.python]\nwarm = 1\nmax = 3\nevict_after = \"1s\"").await;
+    let mut census = house.front.server.pool.census();
+    census.wait_for(|census| census.counts.warm == 1).await.unwrap();
+    let warm = house.engine.names();
+    let asked = house.ask("GET /metadata", "").await;
+    assert_eq!(asked.status, 200, "{:?}", asked.body);
+    assert!(asked.json()["runtimes"][0]["name"].is_string());
+    census.wait_for(|census| census.counts.warm == 1).await.unwrap();
+    assert_eq!((house.engine.names(), house.engine.calls(Op::Destroy)), (warm, 0));
+    house.end().await;
+
+    let house = House::open("[pool.python]\nwarm = 0\nmax = 1\nevict_after = \"1s\"").await;
+    assert_eq!(house.run("full-0001", "result 1").await.status, 200);
+    // It is idle for longer than it may be where somebody else needs its place.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let refused = house.ask("GET /metadata", "").await;
+    assert_eq!(refused.status, 429, "{:?}", refused.body);
+    let again = house.run("full-0001", "result 1").await;
+    assert_eq!(again.header("x-greenroom-session"), "existing");
     house.end().await;
 }
 

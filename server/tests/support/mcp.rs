@@ -47,6 +47,7 @@ impl Front {
         let server = Server::with(engine, name, |spec| {
             let pool = &config.pools[&config.default_pool];
             (spec.max, spec.idle, spec.lifetime) = (pool.max, pool.idle, pool.lifetime);
+            spec.evict_after = pool.evict_after;
         });
         let (secret, sessions) = (Secret::new([7; 32]), server.sessions.clone());
         let links = Links::new(

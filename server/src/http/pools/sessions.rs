@@ -8,17 +8,19 @@ use axum::{
 use futures_util::{StreamExt as _, stream};
 use greenroom_protocol::{Language, LeaseState};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{Answer, Call, Offered, Rest, json, put};
 use crate::{
     conversation::{ConversationId, PoolName, Principal, SessionKey},
+    pool::Claim,
     rest::{
         address::{Address, Operation},
         fault::{Code, Fault},
         news::time,
         session::{SessionObject, SessionPage},
     },
-    sessions::{Provenance, Reset, Session, Terms},
+    sessions::{OpenError, Reset, Session},
 };
 
 const ETAG: HeaderName = HeaderName::from_static("x-ms-session-etag");
@@ -28,9 +30,6 @@ const PAGE: usize = 300;
 
 /// Sessions that are looked at at a time.
 const LOOKS: usize = 8;
-
-/// How long a sandbox that was only asked for its packages may idle, should its end fail.
-const GLANCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn none() -> Fault {
     Fault::new(
@@ -252,32 +251,17 @@ pub(super) async fn pool(rest: &Rest, pool: &Offered, principal: &Principal) -> 
 }
 
 async fn contents_of(rest: &Rest, pool: &Offered, principal: &Principal) -> Result<Value, Fault> {
-    let conversation = mcp_id(rest)?;
-    let key = SessionKey {
-        pool: pool.name.clone(),
-        principal: principal.clone(),
-        conversation,
-    };
-    let terms = Terms {
-        idle: GLANCE,
-        lifetime: pool.config.lifetime,
-        provenance: Provenance::JustMinted,
-    };
-    let session = rest
-        .shared
-        .sessions
-        .open(&key, terms)
+    let claim = claimed(rest, &pool.name, principal)
         .await
         .map_err(|error| Fault::from(&error))?;
     let asked = async {
-        let hello = session.guest.hello().await?;
-        Ok((hello, session.guest.packages().await?))
+        let hello = claim.guest().hello().await?;
+        Ok((hello, claim.guest().packages().await?))
     };
     let asked: Result<_, crate::guest::GuestError> = asked.await;
-    if let Err(error) = rest.shared.sessions.reset(&key).await {
-        tracing::debug!(%error, "a sandbox that was asked what it holds ends by itself");
-    }
     let (hello, packages) = asked.map_err(|error| Fault::from(&error))?;
+    // It was told nothing and has run nothing: the next conversation finds it as it was.
+    claim.give_back();
     let version = |language: Language| {
         let kernel = hello.kernels.iter().find(|kernel| kernel.language == language);
         kernel.and_then(|kernel| kernel.version.clone())
@@ -303,14 +287,14 @@ async fn contents_of(rest: &Rest, pool: &Offered, principal: &Principal) -> Resu
     Ok(body)
 }
 
-/// An id that nobody else has.
-fn mcp_id(rest: &Rest) -> Result<ConversationId, Fault> {
-    crate::mcp::mint(&rest.shared.secret).map_err(|_| {
-        Fault::new(
-            Code::SandboxUnavailable,
-            "the operating system gave no random bytes",
-        )
-    })
+/// A sandbox of a pool, for a moment. Where there is no room, no session makes some for this.
+async fn claimed(rest: &Rest, pool: &PoolName, principal: &Principal) -> Result<Claim, OpenError> {
+    let pools = rest.shared.sessions.pools();
+    let found = pools.iter().find(|one| one.spec().name() == pool);
+    let found = found.ok_or_else(|| OpenError::NoPool(pool.clone()))?;
+    // The pool bounds the wait itself.
+    let by = Instant::now() + found.spec().claim_wait;
+    Ok(found.claim(principal, by).await?)
 }
 
 /// The first word that begins with a digit: `3.13.5` of `Python 3.13.5, IPython 9.1.0`.
