@@ -13,6 +13,7 @@ mod contract;
 use std::{
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
+    process::Stdio,
     sync::Arc,
     time::Duration,
 };
@@ -25,7 +26,7 @@ use bollard::{
     query_parameters::{
         CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, InspectContainerOptions,
         KillContainerOptions, RemoveImageOptionsBuilder, RenameContainerOptionsBuilder,
-        UploadToContainerOptionsBuilder,
+        StartContainerOptions, UploadToContainerOptionsBuilder,
     },
 };
 use contract::{Bench, contract};
@@ -40,7 +41,10 @@ use greenroom::{
 };
 use greenroom_integration::{Docker, agent};
 use greenroom_protocol::AgentConfig;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    process::Child,
+    time::{sleep, timeout},
+};
 
 const IMAGE: &str = "greenroom/python:latest";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,6 +52,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A deployment of this test's own on the real engine.
 struct Bed {
     docker: Docker,
+    fingerprint: String,
     engine: Arc<DockerEngine>,
     stranger: Arc<DockerEngine>,
 }
@@ -61,6 +66,7 @@ impl Bed {
             docker,
             engine: Arc::new(connect("ours").await?),
             stranger: Arc::new(connect("theirs").await?),
+            fingerprint,
         })
     }
 
@@ -518,6 +524,83 @@ async fn what_the_engine_forgot_is_ended_at_the_second_look() -> Result<()> {
         .await
         .context("its cgroup stays")??;
         assert_eq!(bed.shell(&id, "echo alive").await?.trim(), "alive");
+        Ok(())
+    })
+    .await
+}
+
+/// What looks like a container's shim, working in this folder, until it is killed.
+fn shim(container: &str, bundle: &Path) -> Result<Child> {
+    let shim = tokio::process::Command::new("sh")
+        .arg0("/usr/bin/containerd-shim-of-a-test")
+        .args(["-c", "read line", "-id", container])
+        .current_dir(bundle)
+        .stdin(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    Ok(shim)
+}
+
+#[tokio::test]
+async fn a_shim_without_a_container_is_ended_at_the_second_look() -> Result<()> {
+    on_docker(async |bed| {
+        let id = bed.running(&bed.prepared(IMAGE).await?).await?;
+        let (ours, theirs) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let mut shims = Vec::new();
+        for (engine, bundle) in [(&bed.engine, &ours), (&bed.stranger, &theirs)] {
+            let forgotten = SandboxId::mint()?.as_str()["grs-".len()..].repeat(3)[..64].to_owned();
+            let cgroup = format!("{}/{forgotten}", engine.cgroup_parent());
+            let config = format!(r#"{{"linux":{{"cgroupsPath":"{cgroup}"}}}}"#);
+            std::fs::write(bundle.path().join("config.json"), config)?;
+            shims.push(shim(&forgotten, bundle.path())?);
+        }
+        assert_eq!(bed.engine.sweep().await?, 0, "a first look ends nothing");
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(31)).await;
+        tokio::time::resume();
+        assert_eq!(bed.engine.sweep().await?, 1);
+        timeout(PATIENCE, shims[0].wait())
+            .await
+            .context("it still runs")??;
+        assert!(shims[1].try_wait()?.is_none(), "that is another deployment's");
+        assert_eq!(bed.shell(&id, "echo alive").await?.trim(), "alive");
+        Ok(())
+    })
+    .await
+}
+
+/// An engine that was killed while it started a builder does not know that it runs.
+#[tokio::test]
+async fn what_runs_on_of_a_builder_ends_with_it() -> Result<()> {
+    on_docker(async |bed| {
+        let api = bed.docker.api();
+        let name = format!("greenroom-build-{}-test", bed.fingerprint);
+        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let labels = [
+            ("greenroom.deployment", format!("{}-ours", bed.fingerprint)),
+            ("greenroom.builder", "300".to_owned()),
+        ];
+        let body = ContainerCreateBody {
+            image: Some(IMAGE.to_owned()),
+            entrypoint: Some(vec!["true".to_owned()]),
+            labels: Some(labels.map(|(label, value)| (label.to_owned(), value)).into()),
+            ..ContainerCreateBody::default()
+        };
+        let builder = api.create_container(Some(options), body).await?.id;
+        let bundle = tempfile::tempdir()?;
+        let mut shim = shim(&builder, bundle.path())?;
+        assert_eq!(bed.engine.sweep().await?, 0, "it is young");
+        api.start_container(&builder, None::<StartContainerOptions>)
+            .await?;
+        timeout(PATIENCE, async {
+            while bed.engine.sweep().await? == 0 {
+                sleep(Duration::from_millis(100)).await;
+            }
+            anyhow::Ok(())
+        })
+        .await
+        .context("it ends by itself, and is swept")??;
+        timeout(PATIENCE, shim.wait()).await.context("it still runs")??;
         Ok(())
     })
     .await

@@ -21,13 +21,14 @@ mod leftovers;
 mod listing;
 mod lookup;
 mod memory;
+mod shims;
 mod whereabouts;
 mod words;
 mod workshop;
 mod yielding;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -291,6 +292,16 @@ impl DockerEngine {
         })
     }
 
+    /// Ends what may run on of a container that is gone: an engine that was killed while it started one does not know
+    /// that it runs, nor ends what does.
+    fn end_rest_of(&self, container: &str) {
+        if self.local
+            && let Err(error) = self.leftovers.kill(container)
+        {
+            tracing::debug!(container, %error, "what may run of it could not be found");
+        }
+    }
+
     /// Ends what runs on this machine without a container, and answers how many.
     async fn sweep_leftovers(&self) -> Result<usize, EngineError> {
         if !self.local {
@@ -302,20 +313,24 @@ impl DockerEngine {
             reason: error.to_string(),
         };
         let mut on_disk = self.leftovers.on_disk().map_err(unreadable)?;
-        // After the cgroups, so that whatever came to be in between has an owner.
+        let shims = self.leftovers.shims();
+        // After the cgroups and the shims, so that whatever came to be in between has an owner.
         let all = ListContainersOptionsBuilder::default().all(true).build();
         let containers = call::LIST.run(self.docker.list_containers(Some(all))).await?;
         if !containers.iter().any(|one| listing::is_of(one, &self.deployment)) {
             self.leftovers.remove_parent();
             self.forget_parent();
         }
+        let listed: HashSet<String> = containers.iter().filter_map(|one| one.id.clone()).collect();
         // An engine that was killed may take one for ended that runs on.
         let running = containers.into_iter().filter(listing::has_processes);
         let owned: HashSet<String> = running.filter_map(|one| one.id).collect();
-        let due = self.leftovers.due(on_disk.keys().cloned().collect(), &owned);
+        let mut due: BTreeSet<String> = self.leftovers.due_shims(shims, &listed).into_iter().collect();
+        due.extend(self.leftovers.due(on_disk.keys().cloned().collect(), &owned));
         for container in &due {
             tracing::warn!(container, "ending what the engine left behind");
-            leftovers::end(container, &on_disk.remove(container).unwrap_or_default());
+            self.leftovers
+                .end(container, &on_disk.remove(container).unwrap_or_default());
         }
         Ok(due.len())
     }
@@ -572,12 +587,8 @@ impl Engine for DockerEngine {
             let created = container.state == Some(ContainerSummaryStateEnum::CREATED);
             if let Some(container) = container.id {
                 self.remove(&container, paused).await?;
-                // An engine that was killed while it started one does not know that it runs, nor ends what does.
-                if self.local
-                    && created
-                    && let Err(error) = self.leftovers.kill(&container)
-                {
-                    tracing::debug!(container, %error, "what may run of it could not be found");
+                if created {
+                    self.end_rest_of(&container);
                 }
             }
         }
@@ -624,6 +635,9 @@ impl Engine for DockerEngine {
     async fn sweep(&self) -> Result<usize, EngineError> {
         // Neither waits for the other to succeed.
         let installing = self.workshop.sweep().await;
+        for container in self.workshop.removed() {
+            self.end_rest_of(&container);
+        }
         let left = self.sweep_leftovers().await;
         Ok(installing? + left?)
     }

@@ -1,5 +1,6 @@
 //! Processes that the engine has forgotten: a failed or hung start can leave gVisor running for ever under
-//! a container id that Docker no longer knows. They are found by their cgroups, which are all below ours.
+//! a container id that Docker no longer knows. They are found by their cgroups, which are all below ours, and by their
+//! shims, which are below none.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -13,10 +14,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use super::shims::{Shim, Shims};
 use crate::conversation::hex;
 
-/// How long a cgroup must have been seen without an owner: a container that is being created or removed
-/// is listed and has its cgroup at slightly different times.
+/// How long a cgroup or a shim must have been seen without an owner: a container that is being created or removed
+/// is listed and has them at slightly different times.
 const SECOND_LOOK: Duration = Duration::from_secs(30);
 pub(super) const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -55,20 +57,28 @@ impl Parent {
     }
 }
 
-/// Cgroups without an owner, and since when.
+/// What is on this machine of containers without an owner.
 #[derive(Debug)]
 pub(super) struct Leftovers {
     parent: Parent,
     root: PathBuf,
-    seen: Mutex<HashMap<String, Instant>>,
+    shims: Shims,
+    cgroups_seen: Seen,
+    shims_seen: Seen,
 }
+
+/// Containers without an owner, and since when.
+#[derive(Debug, Default)]
+struct Seen(Mutex<HashMap<String, Instant>>);
 
 impl Leftovers {
     pub(super) fn new(parent: Parent) -> Self {
         Self {
             parent,
             root: CGROUPS.into(),
-            seen: Mutex::default(),
+            shims: Shims::default(),
+            cgroups_seen: Seen::default(),
+            shims_seen: Seen::default(),
         }
     }
 
@@ -97,8 +107,30 @@ impl Leftovers {
     /// Kills what is in a container's cgroups, and its shims. The engine notices, and clears up behind them.
     pub(super) fn kill(&self, container: &str) -> io::Result<()> {
         let on_disk = self.on_disk()?;
-        kill_all(container, on_disk.get(container).map_or(&[], Vec::as_slice));
+        self.kill_all(container, on_disk.get(container).map_or(&[], Vec::as_slice));
         Ok(())
+    }
+
+    /// Kills everything in these cgroups and the shims of that container, and removes the directories. A
+    /// directory whose processes are still dying stays, and is met again by the next sweep.
+    pub(super) fn end(&self, container: &str, directories: &[PathBuf]) {
+        self.kill_all(container, directories);
+        for directory in directories {
+            if let Err(error) = fs::remove_dir(directory) {
+                tracing::debug!(container, %error, "a cgroup without an owner is still busy");
+            }
+        }
+    }
+
+    fn kill_all(&self, container: &str, directories: &[PathBuf]) {
+        for directory in directories {
+            let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+            text.lines().filter_map(|line| line.parse().ok()).for_each(kill);
+        }
+        let shims = self.shims.running();
+        shims
+            .filter(|shim| shim.container == container)
+            .for_each(|shim| kill(shim.pid));
     }
 
     /// Removes the parent where nothing is in it any more; where something is, the kernel refuses. A start
@@ -117,34 +149,35 @@ impl Leftovers {
     /// Those on disk that have been seen without an owner for long enough. What has an owner again, or is
     /// gone, is forgotten.
     pub(super) fn due(&self, on_disk: HashSet<String>, owned: &HashSet<String>) -> Vec<String> {
+        self.cgroups_seen.due(on_disk, owned)
+    }
+
+    /// The shims that run on this machine, whoever's they are.
+    pub(super) fn shims(&self) -> Vec<Shim> {
+        self.shims.running().collect()
+    }
+
+    /// The containers among them that are ours, that the engine has not listed, and that have been seen so for long
+    /// enough. Whose a shim is its bundle says: the parent is named for one deployment on one engine.
+    pub(super) fn due_shims(&self, shims: Vec<Shim>, listed: &HashSet<String>) -> Vec<String> {
+        let forgotten = shims.into_iter().filter(|shim| !listed.contains(&shim.container));
+        let ours = forgotten.filter(|shim| shim.is_below(&self.parent));
+        let ours = ours.map(|shim| shim.container).collect();
+        self.shims_seen.due(ours, listed)
+    }
+}
+
+impl Seen {
+    fn due(&self, there: HashSet<String>, owned: &HashSet<String>) -> Vec<String> {
         let now = Instant::now();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.retain(|id, _| on_disk.contains(id) && !owned.contains(id));
-        on_disk
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|id, _| there.contains(id) && !owned.contains(id));
+        there
             .into_iter()
             .filter(|id| !owned.contains(id))
             .filter(|id| now - *seen.entry(id.clone()).or_insert(now) >= SECOND_LOOK)
             .collect()
     }
-}
-
-/// Kills everything in these cgroups and the shims of that container, and removes the directories. A
-/// directory whose processes are still dying stays, and is met again by the next sweep.
-pub(super) fn end(container: &str, directories: &[PathBuf]) {
-    kill_all(container, directories);
-    for directory in directories {
-        if let Err(error) = fs::remove_dir(directory) {
-            tracing::debug!(container, %error, "a cgroup without an owner is still busy");
-        }
-    }
-}
-
-fn kill_all(container: &str, directories: &[PathBuf]) {
-    for directory in directories {
-        let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).for_each(kill);
-    }
-    shims(container).into_iter().for_each(kill);
 }
 
 fn kill(pid: i32) {
@@ -183,31 +216,6 @@ pub(super) fn container_id(name: &str) -> Option<&str> {
             .bytes()
             .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     fits.then_some(id)
-}
-
-/// The shims of a container: containerd's child that waits for it, outside of its cgroup.
-fn shims(container: &str) -> Vec<i32> {
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    processes
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid: &i32| {
-            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| is_shim(&line, container))
-        })
-        .collect()
-}
-
-fn is_shim(command_line: &[u8], container: &str) -> bool {
-    let arguments: Vec<&[u8]> = command_line.split(|&byte| byte == 0).collect();
-    let program = arguments[0]
-        .rsplit(|&byte| byte == b'/')
-        .next()
-        .unwrap_or_default();
-    program.starts_with(b"containerd-shim")
-        && arguments
-            .windows(2)
-            .any(|pair| pair[0] == b"-id" && pair[1] == container.as_bytes())
 }
 
 #[cfg(test)]
@@ -275,15 +283,5 @@ mod tests {
         fs::remove_dir(&found[&id('c')][0]).unwrap();
         reader.remove_parent();
         assert!(!two.path().join(&parent).exists());
-    }
-
-    #[test]
-    fn shims_are_known_by_their_command_line() {
-        let line = |program: &str, id: &str| format!("{program}\0-namespace\0moby\0-id\0{id}\0-address\0x\0");
-        let shim = line("/usr/bin/containerd-shim-runc-v2", &id('a'));
-        assert!(is_shim(shim.as_bytes(), &id('a')));
-        assert!(!is_shim(shim.as_bytes(), &id('b')));
-        assert!(!is_shim(line("/bin/sleep", &id('a')).as_bytes(), &id('a')));
-        assert!(!is_shim(b"", &id('a')));
     }
 }

@@ -44,7 +44,7 @@ use tokio::{
 
 use self::{
     exec::{Words, layer},
-    scrap::Scrap,
+    scrap::{Removed, Scrap},
     steps::{Environment, Failed, Step, Surroundings, Trusts},
 };
 use super::{
@@ -105,6 +105,7 @@ pub(super) struct Workshop {
     installers: Installers,
     /// Single flight: pools with the same wishes wait here for the first, and then find it done.
     one_at_a_time: Semaphore,
+    removed: Removed,
 }
 
 impl Workshop {
@@ -123,7 +124,13 @@ impl Workshop {
             cgroup_parent: cgroup_parent.to_owned(),
             installers,
             one_at_a_time: Semaphore::new(1),
+            removed: Removed::default(),
         }
+    }
+
+    /// The containers that were removed since this was last asked, by the engine's ids.
+    pub(super) fn removed(&self) -> Vec<String> {
+        self.removed.take()
     }
 
     /// See [`crate::engine::Engine::derive`].
@@ -289,7 +296,7 @@ impl Workshop {
         })?;
         let runtime = body.host_config.as_ref().and_then(|host| host.runtime.clone());
         let name = format!("{prefix}-{}-{}", self.fingerprint, hex(&random));
-        let scrap = Scrap::new(self.docker.clone(), name);
+        let mut scrap = Scrap::new(self.docker.clone(), name, self.removed.clone());
         let options = CreateContainerOptionsBuilder::default()
             .name(scrap.name())
             .build();
@@ -297,7 +304,10 @@ impl Workshop {
             .run(self.docker.create_container(Some(options), body))
             .await
         {
-            Ok(_) => Ok(scrap),
+            Ok(created) => {
+                scrap.is(created.id);
+                Ok(scrap)
+            }
             Err(failure) if failure.message().contains("nknown") && failure.message().contains("runtime") => {
                 Err(EngineError::NoRuntime(runtime.unwrap_or_default()))
             }

@@ -91,8 +91,9 @@ impl Workshop {
         let mut first = Ok(due.len());
         for container in &due {
             tracing::warn!(container, "removing a container that packages were installed in");
-            if let Err(failure) = remove(&self.docker, container).await {
-                first = first.and(Err(failure.into()));
+            match remove(&self.docker, container).await {
+                Ok(()) => self.removed.note(container.clone()),
+                Err(failure) => first = first.and(Err(failure.into())),
             }
         }
         first
