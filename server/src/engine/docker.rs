@@ -29,7 +29,8 @@ mod yielding;
 
 use std::{
     collections::{BTreeSet, HashSet},
-    path::PathBuf,
+    io,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -239,18 +240,24 @@ impl DockerEngine {
         self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The engine does not remove it after the last sandbox.
-    fn forget_parent(&self) {
-        let known = self.whereabouts().take();
-        if let Some(known) = known
-            && let Err(error) = std::fs::remove_dir(&known.memory)
-        {
-            tracing::debug!(%error, "the cgroup of all sandboxes stays");
+    /// The engine does not remove it after the last sandbox. Where something is in it still, it stays known.
+    fn remove_parent(&self, found: Option<&Whereabouts>) {
+        self.leftovers.remove_parent(found);
+        if found.is_some_and(|found| !found.memory.is_dir()) {
+            self.whereabouts().take();
         }
     }
 
-    /// The cgroup of all sandboxes, by one that runs.
+    /// The cgroup of all sandboxes: by one that runs, or by what the engine has forgotten and runs on.
     async fn find_parent(&self) -> Option<Whereabouts> {
+        let name = self.leftovers.parent().as_str();
+        let found = self.by_one_that_runs().await;
+        // Else it would be somebody else's cgroup that is limited.
+        let found = found.filter(|found| found.is_called(name));
+        found.or_else(|| Whereabouts::among(Path::new("/proc"), name))
+    }
+
+    async fn by_one_that_runs(&self) -> Option<Whereabouts> {
         let ours = format!("{}={}", listing::DEPLOYMENT, self.deployment);
         let rows = self.rows("label", vec![ours]).await.ok()?;
         let running = rows.into_iter().find(|row| row.doing == Doing::Running)?;
@@ -258,10 +265,7 @@ impl DockerEngine {
             .docker
             .inspect_container(&running.container, None::<InspectContainerOptions>);
         let pid = call::INSPECT.run(look).await.ok()?.state?.pid?;
-        let found = Whereabouts::by(pid)?;
-        // Else it would be somebody else's cgroup that is limited.
-        let ours = found.memory.file_name() == Some(self.leftovers.parent().as_str().as_ref());
-        ours.then_some(found)
+        Whereabouts::by(pid)
     }
 
     /// Removes a container by force, with its anonymous volumes.
@@ -286,17 +290,22 @@ impl DockerEngine {
             return Err(failure);
         }
         tracing::warn!(container, "a sandbox that hangs is killed from outside");
-        self.leftovers.kill(container).map_err(|error| {
+        self.kill_all_of(container).map_err(|error| {
             tracing::warn!(container, %error, "its processes could not be found");
             failure
         })
+    }
+
+    fn kill_all_of(&self, container: &str) -> io::Result<()> {
+        let found = self.whereabouts().clone();
+        self.leftovers.kill(container, found.as_ref())
     }
 
     /// Ends what may run on of a container that is gone: an engine that was killed while it started one does not know
     /// that it runs, nor ends what does.
     fn end_rest_of(&self, container: &str) {
         if self.local
-            && let Err(error) = self.leftovers.kill(container)
+            && let Err(error) = self.kill_all_of(container)
         {
             tracing::debug!(container, %error, "what may run of it could not be found");
         }
@@ -307,19 +316,18 @@ impl DockerEngine {
         if !self.local {
             return Ok(0);
         }
-        self.find_whereabouts().await;
-        let unreadable = |error: std::io::Error| EngineError::Refused {
+        let found = self.find_whereabouts().await;
+        let unreadable = |error: io::Error| EngineError::Refused {
             what: "read its cgroups",
             reason: error.to_string(),
         };
-        let mut on_disk = self.leftovers.on_disk().map_err(unreadable)?;
+        let mut on_disk = self.leftovers.on_disk(found.as_ref()).map_err(unreadable)?;
         let shims = self.leftovers.shims();
         // After the cgroups and the shims, so that whatever came to be in between has an owner.
         let all = ListContainersOptionsBuilder::default().all(true).build();
         let containers = call::LIST.run(self.docker.list_containers(Some(all))).await?;
         if !containers.iter().any(|one| listing::is_of(one, &self.deployment)) {
-            self.leftovers.remove_parent();
-            self.forget_parent();
+            self.remove_parent(found.as_ref());
         }
         let listed: HashSet<String> = containers.iter().filter_map(|one| one.id.clone()).collect();
         // An engine that was killed may take one for ended that runs on.

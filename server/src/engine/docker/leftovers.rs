@@ -3,7 +3,7 @@
 //! shims, which are below none.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -14,7 +14,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::shims::{Shim, Shims};
+use super::{
+    shims::{Shim, Shims},
+    whereabouts::Whereabouts,
+};
 use crate::conversation::hex;
 
 /// How long a cgroup or a shim must have been seen without an owner: a container that is being created or removed
@@ -87,26 +90,42 @@ impl Leftovers {
         &self.parent
     }
 
+    /// The parent's directories: below the roots, where the engine itself stands there, and where it was found to be.
+    fn parents(&self, found: Option<&Whereabouts>) -> io::Result<Vec<PathBuf>> {
+        let name = &self.parent.name;
+        let rooted = hierarchies(&self.root)?
+            .into_iter()
+            .map(|hierarchy| hierarchy.join(name));
+        let found = found.into_iter().flat_map(|found| found.all.iter().cloned());
+        let found = found.filter(|place| place.file_name() == Some(name.as_ref()));
+        // One may be there by two names.
+        let there: BTreeSet<PathBuf> = rooted
+            .chain(found)
+            .filter_map(|place| fs::canonicalize(place).ok())
+            .collect();
+        Ok(there.into_iter().collect())
+    }
+
     /// The containers that have a cgroup, by their id, with all its directories.
-    pub(super) fn on_disk(&self) -> io::Result<BTreeMap<String, Vec<PathBuf>>> {
-        let mut found: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
-        for hierarchy in hierarchies(&self.root)? {
-            let Ok(entries) = fs::read_dir(hierarchy.join(&self.parent.name)) else {
+    pub(super) fn on_disk(&self, found: Option<&Whereabouts>) -> io::Result<BTreeMap<String, Vec<PathBuf>>> {
+        let mut containers: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+        for parent in self.parents(found)? {
+            let Ok(entries) = fs::read_dir(parent) else {
                 continue;
             };
             for entry in entries {
                 let entry = entry?;
                 if let Some(id) = entry.file_name().to_str().and_then(container_id) {
-                    found.entry(id.to_owned()).or_default().push(entry.path());
+                    containers.entry(id.to_owned()).or_default().push(entry.path());
                 }
             }
         }
-        Ok(found)
+        Ok(containers)
     }
 
     /// Kills what is in a container's cgroups, and its shims. The engine notices, and clears up behind them.
-    pub(super) fn kill(&self, container: &str) -> io::Result<()> {
-        let on_disk = self.on_disk()?;
+    pub(super) fn kill(&self, container: &str, found: Option<&Whereabouts>) -> io::Result<()> {
+        let on_disk = self.on_disk(found)?;
         self.kill_all(container, on_disk.get(container).map_or(&[], Vec::as_slice));
         Ok(())
     }
@@ -135,12 +154,9 @@ impl Leftovers {
 
     /// Removes the parent where nothing is in it any more; where something is, the kernel refuses. A start
     /// that races with this fails once and is tried again.
-    pub(super) fn remove_parent(&self) {
-        for hierarchy in hierarchies(&self.root).unwrap_or_default() {
-            let removed = fs::remove_dir(hierarchy.join(&self.parent.name));
-            if let Err(error) = removed
-                && error.kind() != io::ErrorKind::NotFound
-            {
+    pub(super) fn remove_parent(&self, found: Option<&Whereabouts>) {
+        for parent in self.parents(found).unwrap_or_default() {
+            if let Err(error) = fs::remove_dir(parent) {
                 tracing::debug!(%error, "the cgroup of all sandboxes stays");
             }
         }
@@ -267,7 +283,7 @@ mod tests {
             fs::create_dir_all(one.path().join(controller).join(&parent).join(id('a'))).unwrap();
         }
         fs::create_dir_all(one.path().join("memory").join(&parent).join("not-an-id")).unwrap();
-        let found = reader.on_disk().unwrap();
+        let found = reader.on_disk(None).unwrap();
         assert_eq!(found.keys().collect::<Vec<_>>(), [&id('a')]);
         assert_eq!(found[&id('a')].len(), 2);
 
@@ -276,12 +292,52 @@ mod tests {
         let scope = format!("docker-{}.scope", id('c'));
         fs::create_dir_all(two.path().join(&parent).join(scope)).unwrap();
         let reader = leftovers(two.path());
-        let found = reader.on_disk().unwrap();
+        let found = reader.on_disk(None).unwrap();
         assert_eq!(found.keys().collect::<Vec<_>>(), [&id('c')]);
-        reader.remove_parent();
-        assert_eq!(reader.on_disk().unwrap(), found, "a parent in use stays");
+        reader.remove_parent(None);
+        assert_eq!(reader.on_disk(None).unwrap(), found, "a parent in use stays");
         fs::remove_dir(&found[&id('c')][0]).unwrap();
-        reader.remove_parent();
+        reader.remove_parent(None);
         assert!(!two.path().join(&parent).exists());
+    }
+
+    #[test]
+    fn what_is_where_the_engine_stands_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let reader = leftovers(root.path());
+        let place = |controller: &str, name: &str| root.path().join(controller).join("docker/x").join(name);
+        let all = ["memory", "cpu", "pids"].map(|controller| place(controller, reader.parent().as_str()));
+        for folder in &all {
+            fs::create_dir_all(folder.join(id('a'))).unwrap();
+        }
+        let theirs = place("memory", "theirs");
+        fs::create_dir_all(theirs.join(id('b'))).unwrap();
+        let found = Whereabouts {
+            memory: all[0].clone(),
+            processors: all[1].clone(),
+            time: all[1].clone(),
+            // One by two names, one of somebody else, and one that is not there.
+            all: [
+                &all[..],
+                &[root
+                    .path()
+                    .join("cpu/../cpu/docker/x")
+                    .join(reader.parent().as_str())],
+                &[theirs, place("blkio", reader.parent().as_str())],
+            ]
+            .concat(),
+        };
+        assert!(reader.on_disk(None).unwrap().is_empty());
+        let containers = reader.on_disk(Some(&found)).unwrap();
+        assert_eq!(containers.keys().collect::<Vec<_>>(), [&id('a')]);
+        assert_eq!(containers[&id('a')].len(), 3);
+        reader.remove_parent(Some(&found));
+        assert!(all.iter().all(|folder| folder.is_dir()), "a parent in use stays");
+        for folder in &all {
+            fs::remove_dir(folder.join(id('a'))).unwrap();
+        }
+        reader.remove_parent(Some(&found));
+        assert!(!all.iter().any(|folder| folder.exists()));
+        assert!(place("memory", "theirs").is_dir());
     }
 }

@@ -219,6 +219,7 @@ mod tests {
                 memory: below("memory"),
                 processors: below("cpu"),
                 time: below("cpuacct"),
+                all: Vec::new(),
             };
             let write = |folder: &Path, id: &str, file: &str, text: &str| {
                 fs::create_dir_all(folder.join(id)).unwrap();
