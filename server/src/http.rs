@@ -177,10 +177,13 @@ async fn trace(request: Request, next: Next) -> Response {
     response
 }
 
-/// A web page must not reach a server on its reader's machine: `Host` and `Origin` are checked on every route.
-async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+/// A web page must not reach a server on its reader's machine: who asks is checked on every route.
+async fn check(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
     match guard.check(request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(came) => {
+            request.extensions_mut().insert(came);
+            next.run(request).await
+        }
         Err(refusal) => {
             tracing::warn!(%refusal, "refused");
             (StatusCode::FORBIDDEN, format!("Forbidden: {refusal}\n")).into_response()

@@ -1,5 +1,7 @@
 //! What programs get over REST: a real socket, the fake engine, real agents with a scripted kernel.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::time::Duration;
@@ -435,14 +437,56 @@ async fn bad_requests_are_answered_in_azures_envelope() {
         .filter(|one| one.adopted)
         .count();
     assert_eq!(bound, 0, "none of them took a sandbox");
-    let page = house
-        .ask_with(
-            "GET /files?identifier=bad-0001",
-            &[("origin", "http://evil.example")],
-            "",
-        )
-        .await;
-    assert_eq!(page.status, StatusCode::FORBIDDEN);
+    house.end().await;
+}
+
+/// What a browser says of an image on another site's page, and of a link there that was followed.
+const EMBEDDED: [(&str, &str); 2] = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")];
+const FOLLOWED: [(&str, &str); 3] = [
+    ("sec-fetch-site", "cross-site"),
+    ("sec-fetch-mode", "navigate"),
+    ("sec-fetch-dest", "document"),
+];
+
+async fn bound(house: &House) -> usize {
+    let listed = house.engine.list().await.unwrap();
+    listed.iter().filter(|one| one.adopted).count()
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_take_no_sandbox() {
+    let house = House::open("").await;
+    let line = "GET /files?identifier=page-0001";
+    for headers in [&[("origin", "http://evil.example")][..], &EMBEDDED, &FOLLOWED] {
+        let page = house.ask_with(line, headers, "").await;
+        assert_eq!(page.status, StatusCode::FORBIDDEN, "{headers:?}");
+    }
+    assert_eq!(bound(&house).await, 0);
+    let typed = house.ask_with(line, &[("sec-fetch-site", "none")], "").await;
+    assert_eq!(typed.status, StatusCode::OK);
+    for line in [
+        line,
+        "GET /.management/logs?identifier=page-0001",
+        "GET /metadata",
+    ] {
+        let page = house.ask_with(line, &EMBEDDED, "").await;
+        assert_eq!(page.code(), (403, "Forbidden".into()), "nor do they reach one");
+    }
+    house.end().await;
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_reach_programs_that_are_there() {
+    let house = House::open("[pool.python]\nkind = \"container\"\nimage = \"image\"\nport = 8080\n").await;
+    let line = "GET /x.png?identifier=page-0002";
+    let page = house.ask_with(line, &EMBEDDED, "").await;
+    assert_eq!(page.code(), (403, "Forbidden".into()));
+    assert_eq!(bound(&house).await, 0);
+    for headers in [&FOLLOWED[..], &EMBEDDED] {
+        let page = house.ask_with(line, headers, "").await;
+        assert_eq!(page.code(), (502, "ContainerNotListening".into()), "{headers:?}");
+    }
+    assert_eq!(bound(&house).await, 1);
     house.end().await;
 }
 

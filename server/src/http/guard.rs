@@ -1,13 +1,29 @@
 //! Which `Host` and `Origin` a request may have: the wall against web pages that talk to their reader's machine.
+//!
+//! Browsers send no `Origin` with what a page embeds or leads to (`<img>`, a frame, a link), and a GET can take a
+//! sandbox. They say of such a request that it is another site's (`Sec-Fetch-Site`, also to plain loopback), and
+//! whose it is in `Referer`, which a page can leave out and not forge: that stands for the `Origin` there.
 
 use std::{fmt, net::SocketAddr};
 
-use axum::http::{HeaderMap, Uri, header, uri::Authority};
+use axum::http::{HeaderMap, HeaderName, Uri, header, uri::Authority};
 
-use crate::config::HttpConfig;
+use crate::{config::HttpConfig, rest::address::Below};
 
 /// Names of this machine, from this machine.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// From where a browser sends a request.
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// How.
+const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+/// What becomes of the answer.
+const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+/// That nobody has asked for it yet.
+const PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
+
+/// Links to files are permissions of their own, wherever they are shown.
+const LINKS: &str = "/files/";
 
 /// What is allowed.
 #[derive(Debug)]
@@ -31,6 +47,18 @@ pub(super) enum Refusal {
     Host(String),
     NoHost,
     Origin(String),
+    Page,
+}
+
+/// How a request came that may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    /// From a program, or from a page that may.
+    Itself,
+    /// By a link on any page, whose reader has left it for what may be a container's program.
+    ByLink,
+    /// As a part of any page, one of that very program's perhaps: those on Greenroom's own address have no origin.
+    Embedded,
 }
 
 impl fmt::Display for Refusal {
@@ -39,6 +67,9 @@ impl fmt::Display for Refusal {
             Self::Host(host) => write!(f, "Host {host:?} is not allowed (http.allowed_hosts)"),
             Self::NoHost => f.write_str("the request names no Host"),
             Self::Origin(origin) => write!(f, "Origin {origin:?} is not allowed (http.allowed_origins)"),
+            Self::Page => {
+                f.write_str("a page of another site asks, which is not allowed (http.allowed_origins)")
+            }
         }
     }
 }
@@ -76,8 +107,8 @@ impl Guard {
         self
     }
 
-    pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
-        let shown = |text: &[u8]| String::from_utf8_lossy(&text[..text.len().min(100)]).into_owned();
+    /// How a request came, if it may pass.
+    pub(super) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<Came, Refusal> {
         // Over HTTP/2 the host is part of the target.
         let host = match (uri.authority(), headers.get(header::HOST)) {
             (_, Some(host)) => host.as_bytes(),
@@ -89,24 +120,65 @@ impl Guard {
             return Err(Refusal::Host(shown(host)));
         };
         for origin in headers.get_all(header::ORIGIN) {
-            let named = origin.to_str().ok().and_then(sent_origin);
-            let allowed = named.is_some_and(|(scheme, place)| {
-                if place.port.is_some() && place.port == self.shunned {
-                    return false;
-                }
-                // A page of our own, by a name that is ours.
-                is_own(&own, &scheme, &place)
-                    || self
-                        .origins
-                        .iter()
-                        .any(|(allowed, covers)| *allowed == scheme && covers.covers(&place))
-            });
-            if !allowed {
+            if !origin.to_str().is_ok_and(|origin| self.allows(&own, origin)) {
                 return Err(Refusal::Origin(shown(origin.as_bytes())));
             }
         }
-        Ok(())
+        let is_said = headers.contains_key(header::ORIGIN);
+        if is_said || !is_foreign(headers) || uri.path().starts_with(LINKS) {
+            return Ok(Came::Itself);
+        }
+        let from = headers.get(header::REFERER).and_then(|page| page.to_str().ok());
+        if from
+            .and_then(origin_of)
+            .is_some_and(|from| self.allows(&own, from))
+        {
+            Ok(Came::Itself)
+        } else if Below::read(uri.path()).is_none() {
+            Err(Refusal::Page)
+        } else if is_followed(headers) {
+            Ok(Came::ByLink)
+        } else {
+            Ok(Came::Embedded)
+        }
     }
+
+    fn allows(&self, own: &Place, origin: &str) -> bool {
+        sent_origin(origin).is_some_and(|(scheme, place)| {
+            if place.port.is_some() && place.port == self.shunned {
+                return false;
+            }
+            // A page of our own, by a name that is ours.
+            is_own(own, &scheme, &place)
+                || self
+                    .origins
+                    .iter()
+                    .any(|(allowed, covers)| *allowed == scheme && covers.covers(&place))
+        })
+    }
+}
+
+/// Whether a browser says that a page of another site asks. One of this site is one of another origin.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let mut sites = headers.get_all(FETCH_SITE).iter();
+    sites.any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"))
+}
+
+/// Whether somebody has followed a link. A page can load any number of frames, and have pages fetched beforehand.
+fn is_followed(headers: &HeaderMap) -> bool {
+    let says = |name, what: &str| headers.get(name).is_some_and(|value| value == what);
+    says(FETCH_MODE, "navigate") && says(FETCH_DEST, "document") && !headers.contains_key(PURPOSE)
+}
+
+/// The origin of a page.
+fn origin_of(page: &str) -> Option<&str> {
+    let begin = page.find("://")? + 3;
+    let end = page[begin..].find(['/', '?', '#']);
+    Some(end.map_or(page, |end| &page[..begin + end]))
+}
+
+fn shown(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(100)]).into_owned()
 }
 
 impl Place {
@@ -183,7 +255,21 @@ mod tests {
         if let Some(origin) = origin {
             headers.insert(header::ORIGIN, origin.parse().unwrap());
         }
-        Guard::new(&config, "127.0.0.2:8484".parse().unwrap()).check(&Uri::from_static("/mcp"), &headers)
+        let guard = Guard::new(&config, "127.0.0.2:8484".parse().unwrap());
+        guard.check(&Uri::from_static("/mcp"), &headers).map(|came| {
+            assert_eq!(came, Came::Itself);
+        })
+    }
+
+    fn guard() -> Guard {
+        Guard::new(&HttpConfig::default(), "127.0.0.1:8484".parse().unwrap()).shunning(Some(8485))
+    }
+
+    fn asked(guard: &Guard, target: &'static str, headers: &[(&'static str, &str)]) -> Result<Came, Refusal> {
+        let host = [("host", "localhost:8484")];
+        let headers = host.iter().chain(headers);
+        let headers = headers.map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+        guard.check(&Uri::from_static(target), &headers.collect())
     }
 
     #[test]
@@ -259,7 +345,7 @@ mod tests {
         );
         assert_eq!(
             guard.check(&Uri::from_static("http://localhost:1/mcp"), &HeaderMap::new()),
-            Ok(())
+            Ok(Came::Itself)
         );
         assert!(
             guard
@@ -270,13 +356,82 @@ mod tests {
 
     #[test]
     fn pages_of_forwarded_programs_are_refused() {
-        let guard = Guard::new(&HttpConfig::default(), "127.0.0.1:1".parse().unwrap()).shunning(Some(8485));
         for (origin, allowed) in [("http://localhost:8485", false), ("http://localhost:8486", true)] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::HOST, "localhost:1".parse().unwrap());
-            headers.insert(header::ORIGIN, origin.parse().unwrap());
-            let checked = guard.check(&Uri::from_static("/mcp"), &headers);
+            let checked = asked(&guard(), "/mcp", &[("origin", origin)]);
             assert_eq!(checked.is_ok(), allowed, "{origin}");
+        }
+    }
+
+    #[test]
+    fn what_other_sites_embed_is_known_for_it() {
+        for (site, page, is_foreign) in [
+            ("same-origin", "", false),
+            ("none", "", false),
+            ("cross-site", "", true),
+            ("same-site", "", true),
+            ("new-word", "", true),
+            ("cross-site", "http://evil.example/", true),
+            ("cross-site", "http://localhost@evil.example/", true),
+            ("cross-site", "http://evil.example/?http://localhost:3000/", true),
+            ("cross-site", "http://evil.example?x=http://localhost:3000/", true),
+            ("cross-site", "http://localhost:3000/chat?id=1", false),
+            ("same-site", "http://localhost:3000", false),
+            // The address of forwarded programs.
+            ("same-site", "http://localhost:8485/pools/my-app/", true),
+            ("cross-site", "http://127.0.0.1:8485/", true),
+        ] {
+            let mut headers = vec![("sec-fetch-site", site), ("sec-fetch-mode", "no-cors")];
+            if !page.is_empty() {
+                headers.push(("referer", page));
+            }
+            for (target, foreign) in [
+                ("/pools/python/files?identifier=conv-0001", Ok(Came::Embedded)),
+                (
+                    "/subscriptions/s/resourceGroups/g/sessionPools/my-app/",
+                    Ok(Came::Embedded),
+                ),
+                ("/sse", Err(Refusal::Page)),
+                ("/metrics", Err(Refusal::Page)),
+                ("/", Err(Refusal::Page)),
+                ("/files/token/a.png", Ok(Came::Itself)),
+            ] {
+                let expected = if is_foreign { foreign } else { Ok(Came::Itself) };
+                assert_eq!(
+                    asked(&guard(), target, &headers),
+                    expected,
+                    "{target} {headers:?}"
+                );
+            }
+        }
+        let told = [
+            ("sec-fetch-site", "cross-site"),
+            ("origin", "http://localhost:3000"),
+        ];
+        assert_eq!(
+            asked(&guard(), "/sse", &told),
+            Ok(Came::Itself),
+            "an origin tells more"
+        );
+    }
+
+    #[test]
+    fn a_link_is_one_that_somebody_follows() {
+        let followed = [
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+            ("sec-purpose", "prefetch"),
+        ];
+        let frame = [followed[0], followed[1], ("sec-fetch-dest", "iframe")];
+        let program = "/pools/my-app/x?identifier=conv-0001";
+        for (target, headers, expected) in [
+            (program, &followed[..3], Ok(Came::ByLink)),
+            (program, &followed[..], Ok(Came::Embedded)),
+            (program, &frame[..], Ok(Came::Embedded)),
+            ("/sse", &followed[..3], Err(Refusal::Page)),
+            ("/metrics", &followed[..3], Err(Refusal::Page)),
+        ] {
+            assert_eq!(asked(&guard(), target, headers), expected, "{target} {headers:?}");
         }
     }
 }

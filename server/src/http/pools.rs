@@ -43,6 +43,7 @@ use self::{
 use super::{
     body::{self, Bodies},
     carried::Carried,
+    guard::Came,
     metadata::origin,
 };
 use crate::{
@@ -153,6 +154,11 @@ async fn serve(
     request: Request,
 ) -> Response {
     match kind(&front.rest, &request) {
+        // Any page may lead to a container's program, and to nothing else.
+        Kind::Operation | Kind::Tunnel if came(&request) != Came::Itself => {
+            let text = "a page of another site asks, which is not allowed (http.allowed_origins)";
+            refusal(&Fault::new(Code::Forbidden, text))
+        }
         // What is served there must not reach what only Greenroom's own origin may.
         Kind::Operation if request.extensions().get() == Some(&Origin::Own) => {
             let text = "this address is for the programs of containers only";
@@ -162,6 +168,11 @@ async fn serve(
         Kind::Forward(target) => pass_on(&front.rest, &identity, request, Some(target)).await,
         Kind::Tunnel => pass_on(&front.rest, &identity, request, None).await,
     }
+}
+
+/// What the guard says of it, who lets nothing through unsaid.
+fn came(request: &Request) -> Came {
+    request.extensions().get().copied().unwrap_or(Came::Embedded)
 }
 
 fn kind(rest: &Rest, request: &Request) -> Kind {
@@ -234,6 +245,11 @@ async fn passed_on(
     let identifier = address::identifier_in(uri.query().unwrap_or_default())?;
     let address = Arc::new(Address::forwarded(&below.pool));
     let call = rest.call(pool, &identity.principal, identifier.as_deref(), &address)?;
+    // Of such requests a page can send any number. One whose session ends right now finds the next sandbox, no more.
+    if came(&request) == Came::Embedded && call.look().await?.is_none() {
+        let text = "what a page of another site embeds reaches a session that is there, and makes none";
+        return Err(Fault::new(Code::Forbidden, text));
+    }
     match (target, call.pool.container(), below.tunnel()) {
         (Some(target), Some(container), _) => {
             forward::forward(&call, container, target, request, delivery).await
