@@ -1,4 +1,5 @@
-//! Who is connected: when all places are taken, the connection that has been idle for longest makes room.
+//! Who is connected: when all places are taken, the connection that has been idle for longest makes room, or, where
+//! none is idle, the first that becomes so.
 //!
 //! A connection is idle while it carries no request whose head has been read and whose answer has not ended: so
 //! one that sends its head a byte a minute is idle too, and one that an event stream is open on is not.
@@ -6,8 +7,9 @@
 use std::{
     collections::BTreeMap,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
@@ -26,11 +28,23 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// How long the end of an answer may take to be written out once nothing of it is left to ask for.
+const WRITES: Duration = Duration::from_secs(2);
+
 /// The connections of one listener.
 #[derive(Clone, Debug)]
 pub(super) struct Crowd {
     places: Arc<Semaphore>,
-    seats: Arc<Mutex<BTreeMap<u64, Seat>>>,
+    seats: Arc<Mutex<Seats>>,
+}
+
+#[derive(Debug, Default)]
+struct Seats {
+    /// A number is one seat's for ever: what belongs to a connection that is gone never touches another's.
+    next: u64,
+    taken: BTreeMap<u64, Seat>,
+    /// Who has no place yet.
+    waiting: usize,
 }
 
 #[derive(Debug)]
@@ -38,8 +52,14 @@ struct Seat {
     /// Requests that are being answered.
     busy: usize,
     idle_since: Instant,
+    /// Until when the end of the last answer may be on its way out yet.
+    writes_until: Instant,
     leave: CancellationToken,
 }
+
+/// Somebody who has no place yet.
+#[derive(Debug)]
+struct Waiting<'a>(&'a Crowd);
 
 /// One connection's place. Dropped, it is free.
 #[derive(Debug)]
@@ -66,21 +86,23 @@ impl Crowd {
     }
 
     /// A place, once there is one. Whoever is idle for longest is asked to leave if all are taken; where nobody is
-    /// idle, this waits. Cancel safe.
+    /// idle, this waits for the first who is. Cancel safe.
     pub(super) async fn enter(&self) -> Place {
         let permit = match Arc::clone(&self.places).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => self.wait().await,
         };
-        let leave = CancellationToken::new();
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = seats.last_key_value().map_or(0, |(last, _)| last + 1);
+        let (leave, now) = (CancellationToken::new(), Instant::now());
+        let mut seats = self.seats();
+        let number = seats.next;
+        seats.next += 1;
         let seat = Seat {
             busy: 0,
-            idle_since: Instant::now(),
+            idle_since: now,
+            writes_until: now,
             leave: leave.clone(),
         };
-        seats.insert(number, seat);
+        seats.taken.insert(number, seat);
         Place {
             number,
             crowd: self.clone(),
@@ -90,27 +112,59 @@ impl Crowd {
     }
 
     async fn wait(&self) -> OwnedSemaphorePermit {
-        self.make_room();
+        let _waiting = Waiting::begin(self);
         #[expect(clippy::expect_used, reason = "nobody closes it")]
         let permit = Arc::clone(&self.places).acquire_owned().await.expect("open");
         permit
     }
 
-    fn make_room(&self) {
-        let seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = seats
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seats {
+    /// Asks as many to leave as are waited for, as far as so many are idle.
+    fn make_room(&mut self) {
+        if self.waiting == 0 {
+            return;
+        }
+        // One that was asked something just before it left stays until that is answered.
+        let leaving = self
+            .taken
             .values()
-            .filter(|seat| seat.busy == 0 && !seat.leave.is_cancelled());
-        if let Some(seat) = idle.min_by_key(|seat| seat.idle_since) {
+            .filter(|seat| seat.busy == 0 && !seat.is_idle());
+        for _ in leaving.count()..self.waiting {
+            let idle = self.taken.values().filter(|seat| seat.is_idle());
+            let Some(seat) = idle.min_by_key(|seat| seat.idle_since) else {
+                return;
+            };
             seat.leave.cancel();
         }
     }
+}
 
-    fn seat(&self, number: u64, change: impl FnOnce(&mut Seat)) {
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(seat) = seats.get_mut(&number) {
-            change(seat);
-        }
+impl Seat {
+    /// And was not asked to leave yet.
+    fn is_idle(&self) -> bool {
+        self.busy == 0 && !self.leave.is_cancelled()
+    }
+}
+
+impl<'a> Waiting<'a> {
+    /// Race: a seat that turns idle before this looks is seen here, and one after it sees that somebody waits.
+    fn begin(crowd: &'a Crowd) -> Self {
+        let mut seats = crowd.seats();
+        seats.waiting += 1;
+        seats.make_room();
+        drop(seats);
+        Self(crowd)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.seats().waiting -= 1;
     }
 }
 
@@ -128,28 +182,46 @@ impl Place {
     pub(super) async fn wanted(&self) {
         self.leave.cancelled().await;
     }
+
+    /// When a connection that was asked to leave may be cut off: not before it was given the time to write out what it
+    /// owes. It is later than now for as long as something is being answered.
+    pub(super) fn leaves_by(&self) -> Instant {
+        let seats = self.crowd.seats();
+        match seats.taken.get(&self.number) {
+            Some(seat) if seat.busy == 0 => seat.writes_until,
+            Some(_) | None => Instant::now() + WRITES,
+        }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut seats = self.crowd.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        seats.remove(&self.number);
+        self.crowd.seats().taken.remove(&self.number);
     }
 }
 
 impl Busy {
     fn begin(number: u64, crowd: Crowd) -> Self {
-        crowd.seat(number, |seat| seat.busy += 1);
+        let mut seats = crowd.seats();
+        if let Some(seat) = seats.taken.get_mut(&number) {
+            seat.busy += 1;
+            // It may be one that was to leave: then another has to.
+            seats.make_room();
+        }
+        drop(seats);
         Self { number, crowd }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.crowd.seat(self.number, |seat| {
-            seat.busy -= 1;
+        let mut seats = self.crowd.seats();
+        if let Some(seat) = seats.taken.get_mut(&self.number) {
+            seat.busy = seat.busy.saturating_sub(1);
             seat.idle_since = Instant::now();
-        });
+            seat.writes_until = seat.idle_since + WRITES;
+            seats.make_room();
+        }
     }
 }
 
@@ -204,8 +276,6 @@ impl HttpBody for Held {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time::{advance, timeout};
 
     use super::*;
@@ -234,6 +304,59 @@ mod tests {
         drop(held);
         assert!(!full(&crowd).await);
         assert!(!first.leave.is_cancelled(), "who is being answered is not asked");
+        drop(busy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_becomes_idle_while_somebody_waits_makes_room() {
+        let crowd = Crowd::new(2);
+        let (first, second) = (crowd.enter().await, crowd.enter().await);
+        let (one, other) = (
+            Busy::begin(first.number, crowd.clone()),
+            Busy::begin(second.number, crowd.clone()),
+        );
+        let also = Busy::begin(second.number, crowd.clone());
+        let third = tokio::spawn({
+            let crowd = crowd.clone();
+            async move { crowd.enter().await }
+        });
+        advance(Duration::from_secs(1)).await;
+        drop(other);
+        assert!(!second.leave.is_cancelled(), "it is being answered still");
+        drop(also);
+        assert!(second.leave.is_cancelled());
+        drop(one);
+        assert!(!first.leave.is_cancelled(), "one was enough");
+        drop(second);
+        let _third = timeout(Duration::from_secs(1), third).await.unwrap().unwrap();
+        drop(Busy::begin(first.number, crowd.clone()));
+        assert!(!first.leave.is_cancelled(), "nobody waits any more");
+        assert_eq!(
+            first.leaves_by(),
+            Instant::now() + WRITES,
+            "its answer's end is on its way"
+        );
+        advance(WRITES).await;
+        assert!(full(&crowd).await, "the first was asked, and stays");
+        assert!(first.leaves_by() <= Instant::now());
+        let slipped_in = Busy::begin(first.number, crowd.clone());
+        assert!(first.leaves_by() > Instant::now(), "that is answered yet");
+        drop((slipped_in, first));
+        assert!(!full(&crowd).await, "nobody who left waits");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_outlives_its_connection_touches_no_other() {
+        let crowd = Crowd::new(2);
+        let gone = crowd.enter().await;
+        let outlives = Busy::begin(gone.number, crowd.clone());
+        drop(gone);
+        let next = crowd.enter().await;
+        let busy = Busy::begin(next.number, crowd.clone());
+        drop(outlives);
+        let _idle = crowd.enter().await;
+        assert!(full(&crowd).await);
+        assert!(!next.leave.is_cancelled(), "it is being answered");
         drop(busy);
     }
 

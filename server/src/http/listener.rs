@@ -1,25 +1,24 @@
 //! The listener: accepts connections up to a bound, and lets none of them dawdle.
 
 use std::{
+    error::Error,
     io,
     net::{Ipv4Addr, SocketAddr},
+    pin::pin,
     time::Duration,
 };
 
 use axum::Router;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    server::conn::auto,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     App,
@@ -73,9 +72,20 @@ pub enum BindError {
 /// What serves until it is told to stop.
 #[derive(Debug)]
 pub struct Served {
-    accepting: Vec<tokio::task::JoinHandle<GracefulShutdown>>,
+    accepting: Vec<tokio::task::JoinHandle<()>>,
     stop: CancellationToken,
+    open: Open,
 }
+
+/// The connections that are open.
+#[derive(Clone, Debug, Default)]
+struct Open {
+    tasks: TaskTracker,
+    goodbye: CancellationToken,
+}
+
+/// Why a connection broke.
+type Broken = Box<dyn Error + Send + Sync>;
 
 impl Http {
     /// Binds the configured address.
@@ -112,7 +122,7 @@ impl Http {
     #[must_use]
     pub fn start(self, app: App, config: &Config) -> Served {
         let metrics = app.metrics.clone();
-        let stop = CancellationToken::new();
+        let (stop, open) = (CancellationToken::new(), Open::default());
         let apart = self
             .apart
             .map(|(listener, address)| (listener, super::apart(&app, config, address)));
@@ -125,11 +135,13 @@ impl Http {
                 metrics.clone(),
                 self.connections,
                 stop.clone(),
+                open.clone(),
             ))
         });
         Served {
             accepting: accepting.collect(),
             stop,
+            open,
         }
     }
 }
@@ -144,11 +156,14 @@ impl Served {
     pub async fn finish(self) {
         self.stop.cancel();
         for accepting in self.accepting {
-            if let Ok(connections) = accepting.await
-                && timeout(GOODBYE, connections.shutdown()).await.is_err()
-            {
-                tracing::debug!("connections were still open");
+            if let Err(error) = accepting.await {
+                tracing::error!(%error, "a listener broke");
             }
+        }
+        self.open.goodbye.cancel();
+        self.open.tasks.close();
+        if timeout(GOODBYE, self.open.tasks.wait()).await.is_err() {
+            tracing::debug!("connections were still open");
         }
     }
 }
@@ -169,6 +184,7 @@ pub(super) async fn serve_on_loopback(router: impl FnOnce(SocketAddr) -> Router)
         metrics,
         LOOPBACK_CONNECTIONS,
         never,
+        Open::default(),
     ));
     Ok(address)
 }
@@ -180,8 +196,8 @@ async fn accept(
     metrics: Metrics,
     connections: usize,
     stop: CancellationToken,
-) -> GracefulShutdown {
-    let graceful = GracefulShutdown::new();
+    open: Open,
+) {
     let crowd = Crowd::new(connections);
     loop {
         // A place is looked for once somebody is there: else the last one would be cleared for nobody.
@@ -190,7 +206,7 @@ async fn accept(
             Ok::<_, io::Error>((crowd.enter().await, stream))
         };
         let (place, stream) = tokio::select! {
-            () = stop.cancelled() => return graceful,
+            () = stop.cancelled() => return,
             accepted = accepted => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -200,46 +216,75 @@ async fn accept(
                 }
             },
         };
-        let open = metrics.connection_opens();
-        let (service, watcher, tls) = (place.serving(router.clone()), graceful.watcher(), tls.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                () = serve(stream, tls, service, watcher) => {}
-                () = wanted(&place) => {}
+        let counted = metrics.connection_opens();
+        let service = place.serving(router.clone());
+        let (tls, goodbye) = (tls.clone(), open.goodbye.clone());
+        open.tasks.spawn(async move {
+            if let Err(error) = serve(stream, tls, service, &place, &goodbye).await {
+                tracing::debug!(%error, "a connection broke");
             }
-            drop((open, place));
+            drop((counted, place));
         });
     }
 }
 
-async fn wanted(place: &Place) {
-    place.wanted().await;
-    tracing::debug!("an idle connection made room for another");
-}
-
 /// Serves one connection to its end.
-async fn serve(stream: TcpStream, tls: Option<Tls>, service: Counted, watcher: Watcher) {
+async fn serve(
+    stream: TcpStream,
+    tls: Option<Tls>,
+    service: Counted,
+    place: &Place,
+    goodbye: &CancellationToken,
+) -> Result<(), Broken> {
     // An answer goes out in two small parts; without this the second waits 40 ms for the client's delayed ACK.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
-    let ended = match tls {
-        None => watcher.watch(connection(stream, service)).await,
-        Some(tls) => match tls.accept(stream).await {
-            Ok(stream) => watcher.watch(connection(stream, service)).await,
-            Err(error) => Err(error.into()),
-        },
+    let Some(tls) = tls else {
+        return attend(connection(stream, service), place, goodbye).await;
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke");
+    let shaken = tokio::select! {
+        shaken = tls.accept(stream) => shaken?,
+        () = goodbye.cancelled() => return Ok(()),
+        () = place.wanted() => return Ok(()),
+    };
+    attend(connection(shaken, service), place, goodbye).await
+}
+
+/// Serves a connection until it ends, or somebody needs its place more: then what it owes is written out first.
+async fn attend<S>(
+    connection: Connection<S>,
+    place: &Place,
+    goodbye: &CancellationToken,
+) -> Result<(), Broken>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = goodbye.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            return connection.await;
+        }
+        () = place.wanted() => {}
+    }
+    tracing::debug!("an idle connection makes room for another");
+    connection.as_mut().graceful_shutdown();
+    loop {
+        if let Ok(ended) = timeout_at(place.leaves_by(), connection.as_mut()).await {
+            return ended;
+        }
+        if place.leaves_by() <= Instant::now() {
+            return Ok(());
+        }
     }
 }
 
+type Connection<S> = auto::UpgradeableConnection<'static, TokioIo<S>, Counted, TokioExecutor>;
+
 /// HTTP/1 or HTTP/2, as the client begins.
-fn connection<S>(
-    stream: S,
-    service: Counted,
-) -> auto::UpgradeableConnection<'static, TokioIo<S>, Counted, TokioExecutor>
+fn connection<S>(stream: S, service: Counted) -> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -258,4 +303,58 @@ where
     builder
         .serve_connection_with_upgrades(TokioIo::new(stream), service)
         .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Bytes, routing::get};
+    use http::{Request, Response};
+    use http_body_util::{BodyExt as _, Empty};
+    use hyper::{
+        body::Incoming,
+        client::conn::http1::{self, SendRequest},
+    };
+    use tokio::{io::duplex, task::JoinHandle};
+
+    use super::*;
+
+    const BYTES: usize = 256 << 10;
+
+    /// Serves somebody who has asked for much and has read none of it, as the only one that there is a place for.
+    async fn crowded() -> (JoinHandle<Place>, Response<Incoming>, SendRequest<Empty<Bytes>>) {
+        let (crowd, router) = (
+            Crowd::new(1),
+            Router::new().route("/", get(|| async { vec![b'x'; BYTES] })),
+        );
+        let (ours, theirs) = duplex(1 << 10);
+        let place = crowd.enter().await;
+        tokio::spawn(async move {
+            let connection = connection(ours, place.serving(router));
+            attend(connection, &place, &CancellationToken::new()).await
+        });
+        let (mut send, client) = http1::handshake(TokioIo::new(theirs)).await.unwrap();
+        tokio::spawn(client);
+        let request = Request::builder().uri("/").header("host", "localhost");
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let answer = send.send_request(request).await.unwrap();
+        let next = tokio::spawn(async move { crowd.enter().await });
+        sleep(Duration::from_secs(1)).await;
+        (next, answer, send)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_makes_room_gets_the_rest_of_an_answer() {
+        let (next, answer, _more) = crowded().await;
+        assert!(!next.is_finished(), "its answer is on its way");
+        let read = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(read.len(), BYTES);
+        timeout(Duration::from_secs(1), next).await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_it_is_cut_off() {
+        let (next, answer, _more) = crowded().await;
+        timeout(Duration::from_secs(2), next).await.unwrap().unwrap();
+        answer.into_body().collect().await.unwrap_err();
+    }
 }
