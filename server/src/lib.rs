@@ -87,6 +87,7 @@ pub mod links;
 pub mod mcp;
 pub mod metrics;
 pub mod operator;
+mod peer;
 pub mod places;
 pub mod pool;
 mod rest;

@@ -1,8 +1,10 @@
-//! Who gets onto a listener whose places are all taken.
+//! Who gets onto a listener whose places are all taken, and whose place is noticed to be nobody's.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
-use std::time::Duration;
+use std::{fs, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, header};
@@ -11,6 +13,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use support::house::House;
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::{sleep, timeout},
 };
@@ -45,5 +48,36 @@ async fn a_place_is_free_once_who_has_it_was_answered() {
     // Who had the place would have gone on.
     connection.await.unwrap().unwrap();
     drop(send);
+    house.end().await;
+}
+
+/// The kernel's timer of the server's end of a connection; 2 is that of keep-alive.
+fn timer(server: SocketAddr, client: SocketAddr) -> String {
+    let port = |address: SocketAddr| format!(":{:04X}", address.port());
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut rows = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let row = rows.find(|row| row[1].ends_with(&port(server)) && row[2].ends_with(&port(client)));
+    row.unwrap()[5].to_owned()
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_is_asked_for() {
+    let house = House::open("").await;
+    let mut stream = TcpStream::connect(house.address).await.unwrap();
+    let head = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", house.address);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 15];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    let asks = async {
+        // Until it is acknowledged, what was sent has a timer of its own.
+        while !timer(house.address, stream.local_addr().unwrap()).starts_with("02:") {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, asks).await.unwrap();
+    drop(stream);
     house.end().await;
 }

@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     conversation::SessionKey,
     guest::{GuestError, Tunnel},
+    peer::{self, Reader},
     sessions::{OpenError, Sessions, Terms},
 };
 
@@ -149,8 +150,7 @@ struct Caller {
 
 impl Caller {
     async fn carry(&self, mut stream: TcpStream, inside: u16) -> Result<(), LineError> {
-        // Small writes are what many protocols are made of.
-        drop(stream.set_nodelay(true));
+        peer::prepare(&stream, Reader::Slow);
         let mut tunnel = self.tunnel(inside).await?;
         // Either side broke or both closed: it is over.
         drop(copy_bidirectional_with_sizes(&mut stream, &mut tunnel, BUFFER, BUFFER).await);

@@ -26,7 +26,11 @@ use super::{
     router,
     tls::{Tls, TlsError},
 };
-use crate::{config::Config, metrics::Metrics};
+use crate::{
+    config::Config,
+    metrics::Metrics,
+    peer::{self, Reader},
+};
 
 /// A request's head is there within this time. It also ends connections that are idle for so long, so it is
 /// longer than the clients' own idle times: who closes last loses no request to the race.
@@ -236,10 +240,7 @@ async fn serve(
     place: &Place,
     goodbye: &CancellationToken,
 ) -> Result<(), Broken> {
-    // An answer goes out in two small parts; without this the second waits 40 ms for the client's delayed ACK.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY could not be set");
-    }
+    peer::prepare(&stream, Reader::Prompt);
     let Some(tls) = tls else {
         return attend(connection(stream, service), place, goodbye).await;
     };
