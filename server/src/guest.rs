@@ -34,7 +34,6 @@ use greenroom_protocol::{
 };
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{Either, Full};
-use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -67,6 +66,10 @@ const PACK: Duration = Duration::from_secs(60);
 /// for what must always get through: a lease, a cancel.
 const FOLLOWS: usize = limits::STREAMS as usize - 16;
 
+/// Tunnels into one sandbox that this server has open at the same time. The rest of that connection's streams is for
+/// files.
+const TUNNELS: usize = limits::STREAMS as usize - 16;
+
 /// A handle on the agent of one sandbox. Clones share its channels.
 #[derive(Clone)]
 pub struct Guest {
@@ -78,6 +81,7 @@ struct Shared {
     runs: Link,
     bulk: Link,
     follows: Arc<Semaphore>,
+    tunnels: Arc<Semaphore>,
     /// Set once the agent has said that it is ending.
     ended: AtomicBool,
     stirrings: watch::Sender<Stirrings>,
@@ -98,6 +102,7 @@ impl Guest {
                 runs,
                 bulk,
                 follows: Arc::new(Semaphore::new(FOLLOWS)),
+                tunnels: Arc::new(Semaphore::new(TUNNELS)),
                 ended: AtomicBool::new(false),
                 stirrings: watch::Sender::default(),
             }),
@@ -503,8 +508,16 @@ impl Guest {
     /// Opens a byte stream to a TCP port inside.
     ///
     /// # Errors
-    /// [`GuestError`]; [`GuestError::Refused`] where nothing listens.
+    /// [`GuestError`]; [`GuestError::Refused`] where nothing listens, and with [`RefusalKind::QueueFull`] where too
+    /// many are open already.
     pub async fn tunnel(&self, port: u16) -> Result<Tunnel, GuestError> {
+        let permit = Arc::clone(&self.shared.tunnels).try_acquire_owned();
+        let permit = permit.map_err(|_| {
+            refused(
+                RefusalKind::QueueFull,
+                format!("{TUNNELS} connections into this sandbox are open already, which is the limit"),
+            )
+        })?;
         let target = format!("127.0.0.1:{port}");
         let open = async {
             let wire = self.shared.bulk.wire().await?;
@@ -512,7 +525,7 @@ impl Guest {
             let response = send(&wire, request(Method::CONNECT, &target, HeaderMap::new(), empty)?).await?;
             hyper::upgrade::on(response)
                 .await
-                .map(TokioIo::new)
+                .map(|upgraded| Tunnel::new(upgraded, permit))
                 .map_err(|error| GuestError::Lost(Lost::broke(error)))
         };
         self.note(within("a tunnel", CALL, open).await)

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use greenroom::{
     conversation::{ConversationId, PoolName, Principal, Secret, SessionKey},
     engine::Engine,
-    guest::{Guest, GuestError, Lost, RunFollow},
+    guest::{Depth, Guest, GuestError, Lost, RunFollow},
     sandbox::SandboxId,
 };
 use greenroom_protocol::{
@@ -18,7 +18,10 @@ use greenroom_protocol::{
     RunRequest, RunStatus, Standing, Stream,
 };
 use support::fake_engine::{FakeEngine, Fault, Op};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout},
+};
 
 const IDLE: Duration = Duration::from_secs(600);
 
@@ -388,4 +391,27 @@ async fn a_channel_lives_exactly_as_long_as_its_guest() {
     assert_eq!(engine.channels(&id), 0);
     engine.destroy(&id).await.unwrap();
     engine.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn tunnels_leave_streams_to_files() {
+    let case = Case::bound().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut open = Vec::new();
+    for _ in 0..48 {
+        open.push(case.guest.tunnel(port).await.unwrap());
+    }
+    match case.guest.tunnel(port).await {
+        Err(GuestError::Refused(refusal)) => {
+            assert_eq!(refusal.kind, RefusalKind::QueueFull);
+            assert!(refusal.message.contains("48"), "{refusal:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    case.guest.list_files("", Depth::One).await.unwrap();
+    open.pop();
+    open.push(case.guest.tunnel(port).await.unwrap());
+    drop(open);
+    case.end().await;
 }

@@ -11,7 +11,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::join_all};
+use greenroom_protocol::RefusalKind;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -19,10 +20,14 @@ use hyper::{
     body::Incoming,
     client::conn::http1::{self, SendRequest},
 };
-use tokio::time::{sleep, timeout};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 use crate::{
-    guest::{Guest, GuestError},
+    guest::{Guest, GuestError, Tunnel},
     sandbox::SandboxId,
 };
 
@@ -47,7 +52,15 @@ pub(crate) struct Wires {
 #[derive(Debug, Default)]
 struct Idle {
     next: u64,
-    wires: HashMap<SandboxId, Vec<(u64, SendRequest<Outgoing>)>>,
+    wires: HashMap<SandboxId, Vec<(u64, Wire)>>,
+}
+
+/// A connection to a program.
+#[derive(Debug)]
+struct Wire {
+    sender: SendRequest<Outgoing>,
+    /// Ends once its tunnel is closed.
+    task: JoinHandle<()>,
 }
 
 /// Why a program has not answered.
@@ -65,7 +78,7 @@ pub(crate) enum Unanswered {
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) response: Response<Incoming>,
-    wire: SendRequest<Outgoing>,
+    wire: Wire,
 }
 
 impl Wires {
@@ -81,7 +94,7 @@ impl Wires {
         mut request: Request<Outgoing>,
     ) -> Result<Answered, Unanswered> {
         while let Some(mut wire) = self.take(guest.id()) {
-            match wire.try_send_request(request).await {
+            match wire.sender.try_send_request(request).await {
                 Ok(response) => return Ok(Answered { response, wire }),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
@@ -89,16 +102,38 @@ impl Wires {
                 },
             }
         }
-        let mut wire = connect(guest, port).await?;
-        let response = wire.send_request(request).await?;
+        let mut wire = connect(self.tunnel(guest, port).await?).await?;
+        let response = wire.sender.send_request(request).await?;
         Ok(Answered { response, wire })
     }
 
-    fn take(&self, id: &SandboxId) -> Option<SendRequest<Outgoing>> {
+    /// Opens a tunnel. Where a sandbox has as many as there may be, the connections to it that nobody uses make room.
+    ///
+    /// # Errors
+    /// As [`Guest::tunnel`].
+    pub(crate) async fn tunnel(&self, guest: &Guest, port: u16) -> Result<Tunnel, GuestError> {
+        match guest.tunnel(port).await {
+            Err(GuestError::Refused(refusal)) if refusal.kind == RefusalKind::QueueFull => {}
+            opened => return opened,
+        }
+        let idle = self.give_up(guest.id());
+        // One that takes long over its end is none of this caller's.
+        drop(timeout(SETTLES, join_all(idle)).await);
+        guest.tunnel(port).await
+    }
+
+    /// Closes the connections to a sandbox that nobody uses.
+    fn give_up(&self, id: &SandboxId) -> Vec<JoinHandle<()>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let wires = idle.wires.remove(id).unwrap_or_default();
+        wires.into_iter().map(|(_, wire)| wire.task).collect()
+    }
+
+    fn take(&self, id: &SandboxId) -> Option<Wire> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let wires = idle.wires.get_mut(id)?;
         while let Some((_, mut wire)) = wires.pop() {
-            if let Some(Ok(())) = wire.ready().now_or_never() {
+            if let Some(Ok(())) = wire.sender.ready().now_or_never() {
                 return Some(wire);
             }
         }
@@ -107,8 +142,8 @@ impl Wires {
     }
 
     /// Keeps a connection whose request is over.
-    async fn keep(self, id: SandboxId, mut wire: SendRequest<Outgoing>) {
-        if !matches!(timeout(SETTLES, wire.ready()).await, Ok(Ok(()))) {
+    async fn keep(self, id: SandboxId, mut wire: Wire) {
+        if !matches!(timeout(SETTLES, wire.sender.ready()).await, Ok(Ok(()))) {
             return;
         }
         let number = {
@@ -144,26 +179,25 @@ impl Answered {
     }
 }
 
-async fn connect(guest: &Guest, port: u16) -> Result<SendRequest<Outgoing>, Unanswered> {
-    let tunnel = guest.tunnel(port).await?.into_inner();
-    let (wire, connection) = http1::Builder::new()
+async fn connect(tunnel: Tunnel) -> Result<Wire, Unanswered> {
+    let (sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER)
-        .handshake(tunnel)
+        .handshake(TokioIo::new(tunnel))
         .await?;
     // It ends with the sender, with the program's end of it, or becomes another protocol.
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a connection to a program inside broke");
         }
     });
-    Ok(wire)
+    Ok(Wire { sender, task })
 }
 
 /// An answer's body as it comes.
 #[derive(Debug)]
 pub(crate) struct Answer {
     body: Incoming,
-    back: Option<(Wires, SandboxId, SendRequest<Outgoing>)>,
+    back: Option<(Wires, SandboxId, Wire)>,
 }
 
 impl Answer {

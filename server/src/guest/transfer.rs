@@ -25,7 +25,11 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt as _, Either, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::OwnedSemaphorePermit,
+    time::{sleep, timeout},
+};
 
 use super::{
     call::{next_data, read, refused, too_large},
@@ -39,8 +43,61 @@ const STALL: Duration = Duration::from_secs(60);
 /// Bytes that are there already are sent in pieces of this size, so that progress can be seen.
 const PIECE: usize = 256 << 10;
 
-/// A byte stream to a port inside.
-pub type Tunnel = TokioIo<Upgraded>;
+/// A byte stream to a port inside. It takes one of its guest's streams until it is dropped.
+#[derive(Debug)]
+pub struct Tunnel {
+    bytes: TokioIo<Upgraded>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Tunnel {
+    pub(super) fn new(upgraded: Upgraded, permit: OwnedSemaphorePermit) -> Self {
+        Self {
+            bytes: TokioIo::new(upgraded),
+            _permit: permit,
+        }
+    }
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.bytes).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.bytes.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.bytes).poll_write_vectored(context, slices)
+    }
+}
 
 /// What writing does to a file that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

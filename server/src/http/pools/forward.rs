@@ -105,7 +105,8 @@ pub(super) async fn tunnel(call: &Call, port: u16, mut request: Request) -> Resu
         Opened::Session(session) => *session,
         Opened::Answer(answer) => return Ok(*answer),
     };
-    let inside = match session.guest.tunnel(port).await {
+    let wires = &call.shared().forward.wires;
+    let inside = match wires.tunnel(&session.guest, port).await {
         Ok(tunnel) => tunnel,
         Err(error) => return Err(unanswered(call, &session, port, &Unanswered::Guest(error)).await),
     };
