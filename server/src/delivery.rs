@@ -1,6 +1,10 @@
-//! What an answer owes when it has arrived: news that is told by then, and its place among the calls in flight.
+//! What an answer owes when it has arrived: news that is told by then, the end of a run that is heard by then, and its
+//! place among the calls in flight.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use greenroom_protocol::{RunId, Standing};
 
@@ -32,11 +36,27 @@ impl News {
     }
 }
 
-/// What an answer takes along until it has been written out: its news, and its place among the calls in flight, so
-/// that a server which is leaving waits for it.
-#[derive(Debug)]
+/// Notes that somebody has heard what an answer tells.
+pub(crate) struct Heard(Box<dyn FnOnce() + Send>);
+
+impl Heard {
+    pub(crate) fn new(note: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(note))
+    }
+}
+
+impl fmt::Debug for Heard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heard").finish_non_exhaustive()
+    }
+}
+
+/// What an answer takes along until it has been written out: its news, the end of a run that it tells, and its place
+/// among the calls in flight, so that a server which is leaving waits for it.
+#[derive(Debug, Default)]
 pub(crate) struct Freight {
     pub news: Option<News>,
+    pub heard: Option<Heard>,
     pub in_flight: Option<Place>,
 }
 
@@ -45,6 +65,9 @@ impl Freight {
     pub(crate) fn arrived(self) {
         if let Some(news) = self.news {
             news.told();
+        }
+        if let Some(Heard(note)) = self.heard {
+            note();
         }
         drop(self.in_flight);
     }

@@ -7,8 +7,12 @@ mod support;
 use std::time::Duration;
 
 use greenroom::{engine::Engine as _, sandbox::SandboxId};
+use greenroom_protocol::RunState;
 use serde_json::{Value, json};
-use support::house::{House, Reply};
+use support::{
+    house::{House, Reply},
+    server::key,
+};
 use tokio::time::{sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -144,6 +148,46 @@ async fn one_whose_client_left_is_lost_with_its_sandbox_too() {
         asked.assert_lost().await;
         house.end().await;
     }
+}
+
+#[tokio::test]
+async fn an_end_that_nobody_heard_is_lost_with_its_sandbox() {
+    let house = House::open("").await;
+    let asked = Asked {
+        house: &house,
+        identifier: "unheard-0001",
+        id: "left",
+    };
+    let headers = [("operation-id", "left"), ("accept", "application/x-ndjson")];
+    let left = house.ask_with(
+        "POST /executions?identifier=unheard-0001",
+        &headers,
+        r#"{"code":"wait 500\nresult 1"}"#,
+    );
+    let begun = asked.until(|reply| reply.status == 200 && reply.json()["status"] == "Running");
+    tokio::select! {
+        _ = left => panic!("it waits"),
+        _ = begun => {}
+    }
+    // The client has left. That it has ended is seen from behind: a poll would hear of it.
+    let session = house
+        .front
+        .server
+        .sessions
+        .look(&key("unheard-0001"))
+        .await
+        .unwrap()
+        .unwrap();
+    let ends = async {
+        while session.guest.runs().await.unwrap().runs[0].state == RunState::Running {
+            sleep(MOMENT).await;
+        }
+    };
+    timeout(PATIENCE, ends).await.unwrap();
+    sleep(10 * MOMENT).await;
+    house.engine.kill(&bound(&house).await, 137, false);
+    asked.assert_lost().await;
+    house.end().await;
 }
 
 #[tokio::test]

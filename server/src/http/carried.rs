@@ -76,8 +76,8 @@ mod tests {
         let delivery = Delivery::default();
         let in_flight = places.take(&Principal::Local).ok();
         delivery.carry(Freight {
-            news: None,
             in_flight,
+            ..Freight::default()
         });
         delivery
     }

@@ -224,7 +224,7 @@ async fn pass_on(rest: &Rest, identity: &Identity, request: Request, target: Opt
     tracing::info!(operation, session, status, millis, "answered");
     delivery.carry(Freight {
         news,
-        in_flight: None,
+        ..Freight::default()
     });
     response.map(|body| Carried::body(body, delivery))
 }
@@ -295,6 +295,7 @@ async fn operate(front: &Front, identity: &Identity, request: Request) -> Respon
     delivery.carry(Freight {
         news,
         in_flight: place.ok(),
+        ..Freight::default()
     });
     response.map(|body| Carried::body(body, delivery))
 }
@@ -350,7 +351,7 @@ async fn answer(
             let call = rest.call(pool.clone(), principal, identifier, &address)?;
             executions::execute(&call, ask, &headers, delivery).await
         }
-        Operation::Poll(id) => polls::poll(&named()?, id, &headers).await,
+        Operation::Poll(id) => polls::poll(&named()?, id, &headers, delivery).await,
         Operation::Upload => files::upload(&named()?, request).await,
         Operation::Put(path) => files::put(&named()?, path, request).await,
         Operation::List => files::list(&named()?).await,

@@ -176,8 +176,12 @@ impl Tools {
         };
         let Outcome { answer, news } = outcome;
         self.note(definition.name, &answer, started.elapsed());
-        let in_flight = in_flight.ok();
-        Some((answer, Freight { news, in_flight }))
+        let freight = Freight {
+            news,
+            in_flight: in_flight.ok(),
+            ..Freight::default()
+        };
+        Some((answer, freight))
     }
 
     /// Logs and counts a call: the one place where failures are logged.

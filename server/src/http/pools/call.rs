@@ -12,7 +12,7 @@ use super::{Rest, Shared, put};
 use crate::{
     config::PoolConfig,
     conversation::{PoolName, Principal, SessionKey},
-    delivery::News as Owed,
+    delivery::{Freight, Heard, News as Owed},
     guest::{Guest, GuestError},
     mcp,
     rest::{
@@ -147,6 +147,15 @@ impl Call {
         let session = self.open().await?;
         let done = act(session.guest.clone()).await;
         Ok((session, done))
+    }
+
+    /// What an answer takes along that tells the end of an execution. Not before it has arrived somebody knows.
+    pub(super) fn telling_end_of(&self, id: &RunId) -> Freight {
+        let (rest, key, id) = (self.rest.clone(), self.key.clone(), id.clone());
+        Freight {
+            heard: Some(Heard::new(move || rest.shared.accepted.told(&key, &id))),
+            ..Freight::default()
+        }
     }
 
     /// An answer that comes from a session: what has to be heard of it stands in its headers.

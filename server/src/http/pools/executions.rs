@@ -70,7 +70,7 @@ pub(super) async fn execute(
         return stream::answer(start, form, headers, delivery).await;
     }
     let done = start.run(None).await?;
-    start.answer(done, headers).await
+    Ok(start.answer(done, headers, delivery).await)
 }
 
 impl Start {
@@ -202,16 +202,14 @@ impl Start {
             .await
     }
 
-    /// An answer tells its end.
-    pub(super) fn ended(&self, outcome: &RunOutcome) {
-        let shared = self.call.shared();
-        shared.accepted.told(&self.call.key, &self.request.id);
-        shared
-            .metrics
-            .run_ended(outcome.language, outcome.status.as_str());
+    /// An answer tells its end, to whom it reaches.
+    pub(super) fn ended(&self, outcome: &RunOutcome, delivery: &Delivery) {
+        let metrics = &self.call.shared().metrics;
+        metrics.run_ended(outcome.language, outcome.status.as_str());
+        delivery.carry(self.call.telling_end_of(&self.request.id));
     }
 
-    async fn answer(&self, done: Done, headers: &HeaderMap) -> Result<Answer, Fault> {
+    async fn answer(&self, done: Done, headers: &HeaderMap, delivery: &Delivery) -> Answer {
         let (body, truncated) = self.body(&done).await;
         let mut response = json(body);
         let outcome = done.transcript.outcome();
@@ -225,7 +223,7 @@ impl Start {
                 DURATION,
                 &(outcome.duration_ms as u64).to_string(),
             );
-            self.ended(outcome);
+            self.ended(outcome, delivery);
         }
         describe(
             response.headers_mut(),
@@ -235,7 +233,7 @@ impl Start {
             headers,
         );
         let loss = done.transcript.loss();
-        Ok(self.call.told(response, done.session, &done.standing, loss))
+        self.call.told(response, done.session, &done.standing, loss)
     }
 }
 

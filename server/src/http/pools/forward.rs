@@ -292,8 +292,8 @@ fn answer(
     match upgraded {
         Some(inside) => splice(incoming, async { inside.await.ok().map(TokioIo::new) }, place),
         None => delivery.carry(Freight {
-            news: None,
             in_flight: Some(place),
+            ..Freight::default()
         }),
     }
     let standing = session.standing.clone();

@@ -12,7 +12,7 @@ use super::{
     json,
 };
 use crate::{
-    delivery::News as Owed,
+    delivery::{Delivery, News as Owed},
     guest::{Guest, GuestError},
     rest::{
         ask::Mode,
@@ -64,7 +64,12 @@ enum Fate {
 }
 
 /// An execution as it stands. Never makes a sandbox.
-pub(super) async fn poll(call: &Call, id: &str, headers: &HeaderMap) -> Result<Answer, Fault> {
+pub(super) async fn poll(
+    call: &Call,
+    id: &str,
+    headers: &HeaderMap,
+    delivery: &Delivery,
+) -> Result<Answer, Fault> {
     let id = RunId(id.to_owned());
     if !id.is_valid() {
         return Err(none(&id, Fate::Unknown));
@@ -72,6 +77,9 @@ pub(super) async fn poll(call: &Call, id: &str, headers: &HeaderMap) -> Result<A
     match look(call, &id).await? {
         Found::Here(session, transcript) => {
             let kind = kind(call, &session.guest, &transcript).await?;
+            if transcript.outcome().is_some() {
+                delivery.carry(call.telling_end_of(&transcript.id));
+            }
             Ok(shown(call, session, &transcript, kind, headers).await)
         }
         Found::Elsewhere(held) => {
@@ -193,9 +201,6 @@ async fn shown(
     let mut response = json(body);
     describe(response.headers_mut(), call, &transcript.id, &truncated, headers);
     let standing = session.standing.clone();
-    if transcript.outcome().is_some() {
-        call.shared().accepted.told(&call.key, &transcript.id);
-    }
     let answer = call.found(response, &session, &standing);
     let owed = Owed::of(session, &Standing::Existing, transcript.loss());
     Answer { owed, ..answer }

@@ -168,19 +168,20 @@ pub(super) async fn answer(
     Ok(call.found(response, &session, &standing))
 }
 
-/// Runs it, and tells how it went. What is owed for its news is carried before the last line is sent.
+/// Runs it, and tells how it went. What is owed for its news and its end is carried before the last line is sent: a
+/// reader that has left by then has heard neither.
 async fn tell(start: Start, teller: Teller, delivery: Delivery) {
     let (name, line) = match start.run(Some(&teller)).await {
         Ok(done) => {
             let (body, _) = start.body(&done).await;
             if let Some(outcome) = done.transcript.outcome() {
-                start.ended(outcome);
+                start.ended(outcome, &delivery);
             }
             let loss = done.transcript.loss();
             if let Some(news) = Owed::of(done.session, &done.standing, loss) {
                 delivery.carry(Freight {
                     news: Some(news),
-                    in_flight: None,
+                    ..Freight::default()
                 });
             }
             ("finished", finished(&body))
