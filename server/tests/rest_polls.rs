@@ -10,6 +10,7 @@ use greenroom::{engine::Engine as _, sandbox::SandboxId};
 use greenroom_protocol::RunState;
 use serde_json::{Value, json};
 use support::{
+    fake_engine::{Fault, Op},
     house::{House, Reply},
     server::key,
 };
@@ -119,6 +120,26 @@ async fn one_whose_sandbox_ended_is_lost_until_its_session_is_ended() {
     let ended = house.ask("DELETE /session?identifier=loses-0001", "").await;
     assert_eq!(ended.status, 204);
     asked.assert_not_found("no such execution").await;
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_session_that_could_not_be_ended_is_known_as_before() {
+    let house = House::open("").await;
+    let asked = Asked {
+        house: &house,
+        identifier: "remains-0001",
+        id: "first",
+    };
+    asked.begin(json!({ "code": "hold" })).await;
+    asked.until(|reply| reply.json()["status"] == "Running").await;
+    house.engine.script(Op::Find, [Fault::Refused]);
+    let failed = house.ask("DELETE /session?identifier=remains-0001", "").await;
+    assert_eq!(failed.status, 503);
+    let listed = house.ask("GET /listSessions", "").await.json();
+    assert_eq!(listed["value"][0]["identifier"], "remains-0001", "{listed}");
+    house.engine.kill(&bound(&house).await, 137, false);
+    asked.assert_lost().await;
     house.end().await;
 }
 

@@ -118,9 +118,11 @@ pub(super) async fn log(call: &Call) -> Result<Answer, Fault> {
 
 pub(super) async fn end(call: &Call) -> Result<Answer, Fault> {
     let ended = call.shared().sessions.reset(&call.key).await;
+    let ended = ended.map_err(|error| Fault::from(&error))?;
+    // A session that could not be ended is listed, and its executions are polled, as before.
     call.shared().roll.strike(&call.key);
     call.shared().accepted.strike(&call.key);
-    match ended.map_err(|error| Fault::from(&error))? {
+    match ended {
         Reset::Nothing => return Err(none()),
         Reset::Ended => {}
     }
