@@ -316,6 +316,8 @@ async fn an_operation_needs_its_scope_and_its_pool() {
                 assert_eq!(reply.code().1, "Forbidden");
                 let text = String::from_utf8(reply.body.to_vec()).unwrap();
                 assert!(text.contains(&format!("the scope {needed}")), "{text}");
+                // Nobody can ask for more of a key.
+                assert_eq!(reply.header("www-authenticate"), "", "{method} {path}");
             }
         }
         let reply = bearing(&house, (method, &path, body), elsewhere.reveal()).await;

@@ -491,12 +491,27 @@ async fn scopes_are_the_issuers_words_and_the_clients_are_told_which() {
     )
     .await;
     assert_eq!(files.status, 200, "{:?}", files.body);
+    let lacks = run(&house, &token("scope", json!("sandbox:files"))).await;
+    assert_eq!(
+        (lacks.code(), lacks.header("www-authenticate")),
+        (
+            (403, "Forbidden".into()),
+            format!(
+                "Bearer realm=\"greenroom\", error=\"insufficient_scope\", resource_metadata=\
+            \"http://{at}/.well-known/oauth-protected-resource\", scope=\"code.run code.all\""
+            )
+            .as_str()
+        )
+    );
     // What grants is every token's; other pools are not.
     let authorization = format!("Bearer {}", token("scope", json!("")));
     let headers = [("authorization", authorization.as_str())];
     assert_eq!(house.send("GET", "/metrics", &headers, "").await.status, 200);
     let elsewhere = house.send("GET", "/pools/other/listSessions", &headers, "").await;
-    assert_eq!(elsewhere.status, 403);
+    assert_eq!(
+        (elsewhere.status, elsewhere.header("www-authenticate")),
+        (403, "")
+    );
     house.end().await;
 }
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::{metadata, pools};
 use crate::{
     auth::{
-        Denied, Gate, Identity,
+        Denied, Gate, Identity, Scope,
         gate::{self, Refusal},
     },
     config::Config,
@@ -130,15 +130,26 @@ pub(super) fn insufficient(
     identity: &Identity,
     request: &http::Request<Bytes>,
 ) -> Option<Response> {
-    let Principal::Subject { .. } = identity.principal else {
-        return None;
-    };
     let scope = mcp::needed(request.body())?;
     let denied @ Denied::Scope(_) = identity.may(scope).err()? else {
         return None;
     };
     let mut response = (StatusCode::FORBIDDEN, format!("Forbidden: {denied}\n")).into_response();
-    let challenge = metadata::insufficient(config, request.headers(), request.uri().path(), scope)?;
+    let challenge = lacking(config, identity, request.headers(), request.uri().path(), scope)?;
     response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     Some(response)
+}
+
+/// What tells a client which scope to ask its authorization server for; `None` where there is none to ask.
+pub(super) fn lacking(
+    config: &Config,
+    identity: &Identity,
+    headers: &HeaderMap,
+    path: &str,
+    scope: Scope,
+) -> Option<HeaderValue> {
+    let Principal::Subject { .. } = identity.principal else {
+        return None;
+    };
+    metadata::insufficient(config, headers, path, scope)
 }

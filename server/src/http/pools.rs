@@ -41,6 +41,7 @@ use self::{
     roll::Roll,
 };
 use super::{
+    auth,
     body::{self, Bodies},
     carried::Carried,
     guard::Came,
@@ -213,10 +214,11 @@ async fn pass_on(rest: &Rest, identity: &Identity, request: Request, target: Opt
     let _counted = rest.shared.metrics.call_begins();
     let delivery = Delivery::default();
     let operation = if target.is_some() { "forward" } else { "tunnel" };
+    let headers = request.headers().clone();
     let outcome = passed_on(rest, identity, request, target, &delivery).await;
     let (response, news, session) = match outcome {
         Ok(answer) => (answer.response, answer.owed, answer.session),
-        Err(fault) => (refusal(&fault), None, "none"),
+        Err(fault) => (refused(rest, identity, &headers, &fault), None, "none"),
     };
     let took = started.elapsed();
     rest.shared.metrics.call_ended(operation, session, took);
@@ -265,6 +267,7 @@ async fn operate(front: &Front, identity: &Identity, request: Request) -> Respon
     let _counted = shared.metrics.call_begins();
     let place = shared.in_flight.take(&identity.principal);
     let delivery = Delivery::default();
+    let headers = request.headers().clone();
     let address = Address::read(
         request.method().as_str(),
         request.uri().path(),
@@ -279,11 +282,11 @@ async fn operate(front: &Front, identity: &Identity, request: Request) -> Respon
             format!("{full} (limits.calls)"),
         )),
         (_, Err(fault)) => Err(fault),
-        (Ok(_), Ok(address)) => answer(front, identity, address, request, &delivery).await,
+        (Ok(_), Ok(address)) => answer(front, identity, address, (request, &headers), &delivery).await,
     };
     let (mut response, news, session) = match outcome {
         Ok(answer) => (answer.response, answer.owed, answer.session),
-        Err(fault) => (refusal(&fault), None, "none"),
+        Err(fault) => (refused(&front.rest, identity, &headers, &fault), None, "none"),
     };
     let took = started.elapsed();
     shared.metrics.call_ended(operation, session, took);
@@ -321,7 +324,7 @@ async fn answer(
     front: &Front,
     identity: &Identity,
     address: Address,
-    request: Request,
+    (request, headers): (Request, &HeaderMap),
     delivery: &Delivery,
 ) -> Result<Answer, Fault> {
     let rest = &front.rest;
@@ -333,7 +336,6 @@ async fn answer(
     let principal = &identity.principal;
     let pool = rest.pool(&address.pool)?;
     let address = Arc::new(address);
-    let headers = request.headers().clone();
     let named = || {
         rest.call(
             pool.clone(),
@@ -349,19 +351,19 @@ async fn answer(
             let ask = Ask::read(request.body())?;
             let identifier = address.query.identifier.as_deref().or(ask.identifier.as_deref());
             let call = rest.call(pool.clone(), principal, identifier, &address)?;
-            executions::execute(&call, ask, &headers, delivery).await
+            executions::execute(&call, ask, headers, delivery).await
         }
-        Operation::Poll(id) => polls::poll(&named()?, id, &headers, delivery).await,
+        Operation::Poll(id) => polls::poll(&named()?, id, headers, delivery).await,
         Operation::Upload => files::upload(&named()?, request).await,
         Operation::Put(path) => files::put(&named()?, path, request).await,
         Operation::List => files::list(&named()?).await,
         Operation::Describe(path) => files::describe(&named()?, path).await,
-        Operation::Download(path) => files::download(&named()?, path, &headers).await,
+        Operation::Download(path) => files::download(&named()?, path, headers).await,
         Operation::Delete(path) => files::delete(&named()?, path).await,
         Operation::Session => sessions::show(&named()?).await,
         Operation::EndSession | Operation::StopSession => sessions::end(&named()?).await,
         Operation::Sessions => {
-            let base = base(rest, &headers, &address.pool);
+            let base = base(rest, headers, &address.pool);
             sessions::list(rest, &pool.name, principal, &address, &base).await
         }
         Operation::Log => sessions::log(&named()?).await,
@@ -397,6 +399,19 @@ fn refusal(fault: &Fault) -> Response {
     let trace = hex(&rand::random::<[u8; 8]>());
     tracing::info!(code = fault.code.as_str(), trace, "refused");
     envelope(fault, &trace)
+}
+
+/// The same to somebody who is known: who lacks a scope is told how to get it, if there is a way.
+fn refused(rest: &Rest, identity: &Identity, asked: &HeaderMap, fault: &Fault) -> Response {
+    let mut response = refusal(fault);
+    let config = &rest.shared.config;
+    let challenge = fault
+        .lacks
+        .and_then(|scope| auth::lacking(config, identity, asked, "/pools", scope));
+    if let Some(challenge) = challenge {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
 }
 
 /// What the data plane's clients read of a fault.

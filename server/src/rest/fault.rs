@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    auth::Denied,
+    auth::{Denied, Scope},
     error::{Failure, FailureKind},
     guest::GuestError,
     sessions::OpenError,
@@ -140,6 +140,8 @@ pub(crate) struct Fault {
     pub(crate) target: Option<String>,
     /// Bytes of the file of which a part was asked for that does not exist.
     pub(crate) size: Option<u64>,
+    /// The scope that the credential lacks.
+    pub(crate) lacks: Option<Scope>,
 }
 
 impl Fault {
@@ -149,6 +151,7 @@ impl Fault {
             message: message.into(),
             target: None,
             size: None,
+            lacks: None,
         }
     }
 
@@ -235,7 +238,14 @@ struct Problem {
 
 impl From<Denied> for Fault {
     fn from(denied: Denied) -> Self {
-        Self::new(Code::Forbidden, denied.to_string())
+        let lacks = match denied {
+            Denied::Scope(scope) => Some(scope),
+            Denied::Pool => None,
+        };
+        Self {
+            lacks,
+            ..Self::new(Code::Forbidden, denied.to_string())
+        }
     }
 }
 
