@@ -55,16 +55,20 @@ async fn killing_all_that_one_may_costs_the_kernels_only() -> Result<()> {
     let (greenroom, client) = fresh(&Config::default()).await?;
     client.python("kills-its-children", "mine = 1").await?;
     client.bash("kills-its-children", "kill -9 -1").await?;
-    let after = client.python("kills-its-children", "'mine' in dir()").await?;
+    let mut after = client.python("kills-its-children", "'mine' in dir()").await?;
+    assert!(
+        after.text.contains("are gone"),
+        "the loss of variables is said: {}",
+        after.text
+    );
+    // The signal may still be on its way to Python when this run is: then that dies of it during the run.
+    if after.status() == "kernel_died" {
+        after = client.python("kills-its-children", "'mine' in dir()").await?;
+    }
     assert_eq!(
         (after.result(), after.session()),
         ("False", "existing"),
         "the sandbox lives: {}",
-        after.text
-    );
-    assert!(
-        after.text.contains("are gone"),
-        "the loss of variables is said: {}",
         after.text
     );
     client.close().await?;
