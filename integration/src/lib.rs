@@ -4,6 +4,7 @@
 //! beside a Greenroom that is in use, and so that what is left behind can be found and counted.
 
 mod client;
+mod command_line;
 mod docker;
 mod engine;
 pub mod images;

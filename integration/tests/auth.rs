@@ -12,22 +12,6 @@ use tokio::{process::Command, time::timeout};
 /// A script's work takes some seconds, on a busy machine some more.
 const IN_TIME: Duration = Duration::from_secs(120);
 
-/// `greenroom ARGUMENTS…` with the server's configuration: what it printed.
-async fn greenroom(server: &Greenroom, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(binary()?)
-        .arg("--config")
-        .arg(server.config_path())
-        .args(arguments)
-        .output()
-        .await?;
-    ensure!(
-        output.status.success(),
-        "{arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
-}
-
 /// Programs with a key, or without one.
 struct Caller<'a> {
     server: &'a Greenroom,
@@ -81,8 +65,10 @@ async fn keys_come_and_go_while_the_server_runs() -> Result<()> {
         nobody.over_rest("6 * 7").await?.1["result"]["executionResult"],
         42
     );
-    let ann = greenroom(&server, &["key", "create", "--name", "ann"]).await?;
-    let bob = greenroom(&server, &["key", "create", "--name", "bob", "--scope", "run"]).await?;
+    let ann = server.prints(&["key", "create", "--name", "ann"]).await?;
+    let bob = server
+        .prints(&["key", "create", "--name", "bob", "--scope", "run"])
+        .await?;
     assert_eq!(nobody.over_rest("6 * 7").await?.0, StatusCode::UNAUTHORIZED);
     assert_eq!(nobody.over_mcp("6 * 7").await?.0, StatusCode::UNAUTHORIZED);
     let (ann, bob) = (Caller::new(&server, &ann), Caller::new(&server, &bob));
@@ -104,7 +90,7 @@ async fn keys_come_and_go_while_the_server_runs() -> Result<()> {
     // Another key, and who had none before: another computer.
     let (status, other) = bob.over_rest("kept").await?;
     ensure!(status == StatusCode::OK && other["status"] == "Failed", "{other}");
-    let list = greenroom(&server, &["key", "list"]).await?;
+    let list = server.prints(&["key", "list"]).await?;
     ensure!(
         list.contains("ann") && list.contains("run,files") && !list.contains(ann.key),
         "{list}"
@@ -114,7 +100,7 @@ async fn keys_come_and_go_while_the_server_runs() -> Result<()> {
         .put(server.url("/pools/python/files/a.txt?identifier=the-same-conversation"));
     let refused = upload.bearer_auth(bob.key).body("abc").send().await?;
     assert_eq!(refused.status(), StatusCode::FORBIDDEN);
-    greenroom(&server, &["key", "revoke", bob.key]).await?;
+    server.prints(&["key", "revoke", bob.key]).await?;
     assert_eq!(bob.over_rest("1").await?.0, StatusCode::UNAUTHORIZED);
     assert_eq!(ann.over_rest("kept").await?.1["result"]["executionResult"], 42);
     // No key is in the log, nor in a sandbox.
@@ -181,7 +167,7 @@ async fn semantic_kernel_runs_code_over_https() -> Result<()> {
         ..Config::default()
     })
     .await?;
-    let key = greenroom(&server, &["key", "create"]).await?;
+    let key = server.prints(&["key", "create"]).await?;
     let script = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/clients/python-semantic-kernel/sessions_tool.py"

@@ -1,24 +1,13 @@
 //! What an operator sees and does from the command line, beside a running server and without one.
 
-use anyhow::{Context, Result, ensure};
-use greenroom_integration::{Config, Era, Greenroom, binary};
+use anyhow::{Context, Result};
+use greenroom_integration::{Config, Era, Greenroom};
 use serde_json::Value;
-use tokio::process::Command;
 
-async fn greenroom(server: &Greenroom, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(binary()?)
-        .args(arguments)
-        .arg("--config")
-        .arg(server.config_path())
-        .output()
-        .await?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{arguments:?}: {error}");
-    Ok(String::from_utf8(output.stdout)?)
-}
+const CONVERSATIONS: [&str; 3] = ["is-ended-by-name", "is-ended-with-all", "goes-on-for-now"];
 
 async fn listed(server: &Greenroom, state: &str) -> Result<Vec<Value>> {
-    let list: Vec<Value> = serde_json::from_str(&greenroom(server, &["sessions", "--json"]).await?)?;
+    let list: Vec<Value> = serde_json::from_str(&server.prints(&["sessions", "--json"]).await?)?;
     Ok(list.into_iter().filter(|one| one["state"] == state).collect())
 }
 
@@ -26,7 +15,7 @@ async fn listed(server: &Greenroom, state: &str) -> Result<Vec<Value>> {
 async fn sessions_are_listed_and_ended_and_their_callers_hear_of_it() -> Result<()> {
     let server = Greenroom::start(&Config::default()).await?;
     let client = server.client(Era::Modern).await?;
-    for conversation in ["is-ended-by-name", "is-ended-with-all", "goes-on-for-now"] {
+    for conversation in CONVERSATIONS {
         let code = "x = bytearray(64 << 20); open('f', 'wb').write(bytes(4 << 20))";
         client.python(conversation, code).await?;
     }
@@ -49,29 +38,37 @@ async fn sessions_are_listed_and_ended_and_their_callers_hear_of_it() -> Result<
             "nothing of the conversation's id: {shown}"
         );
     }
-    let table = greenroom(&server, &["sessions"]).await?;
+    let table = server.prints(&["sessions"]).await?;
     assert_eq!(table.lines().count(), 5, "{table}");
 
-    // One of them by its beginning, with the server running, which has a channel open to it.
+    // One of them by its beginning, with the server running, which has a channel open to it and may not have archived
+    // what was written just now.
+    for conversation in CONVERSATIONS {
+        client
+            .python(conversation, "open('late', 'w').write('late')")
+            .await?;
+    }
     let one = bound[0]["session"].as_str().context("session")?;
-    let ended = greenroom(&server, &["sessions", "end", &one[..8]]).await?;
+    let ended = server.prints(&["sessions", "end", &one[..8]]).await?;
     assert!(
         ended.contains("ended 1 sessions") && ended.contains(one),
         "{ended}"
     );
     assert_eq!(listed(&server, "bound").await?.len(), 2);
-    let unknown = greenroom(&server, &["sessions", "end", &one[..8]]).await;
+    let unknown = server.prints(&["sessions", "end", &one[..8]]).await;
     assert!(
         format!("{:#}", unknown.unwrap_err()).contains("no session"),
         "it has ended"
     );
     let mut restarted = 0;
-    for conversation in ["is-ended-by-name", "is-ended-with-all", "goes-on-for-now"] {
-        let after = client.python(conversation, "'x' in dir()").await?;
+    for conversation in CONVERSATIONS {
+        let after = client
+            .python(conversation, "('x' in dir(), open('late').read())")
+            .await?;
         let lost = after.session() == "restarted";
         assert_eq!(
             after.result(),
-            if lost { "False" } else { "True" },
+            if lost { "(False, 'late')" } else { "(True, 'late')" },
             "{}",
             after.text
         );
@@ -85,9 +82,9 @@ async fn sessions_are_listed_and_ended_and_their_callers_hear_of_it() -> Result<
     assert_eq!(restarted, 1);
 
     // A sweep finds nothing to clear away while all is well.
-    let swept = greenroom(&server, &["sweep", "--dry-run"]).await?;
-    assert_eq!(swept, "0 sandboxes and 0 images would be removed\n");
-    let ended = greenroom(&server, &["sessions", "end", "--all"]).await?;
+    let swept = server.prints(&["sweep", "--dry-run"]).await?;
+    assert_eq!(swept, "0 sandboxes and 0 images would be removed");
+    let ended = server.prints(&["sessions", "end", "--all"]).await?;
     assert!(ended.contains("ended 3 sessions"), "{ended}");
     client.close().await?;
     server.finish().await

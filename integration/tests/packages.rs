@@ -200,11 +200,7 @@ async fn packages_that_cannot_be_installed_are_told_before_the_pool_takes_calls(
     let other = json!({"code": "print(6 * 7)", "pool": "other", "conversation_id": "another-pool"});
     let answer = client.call("execute_code", other).await?;
     ensure!(answer.text.contains("42"), "{}", answer.text);
-    let doctor = Command::new(binary()?)
-        .args(["doctor", "--config"])
-        .arg(server.config_path())
-        .output()
-        .await?;
+    let doctor = server.types(&["doctor"]).await?;
     let report = String::from_utf8_lossy(&doctor.stdout).into_owned();
     ensure!(!doctor.status.success(), "{report}");
     ensure!(
@@ -419,16 +415,7 @@ async fn a_builder_whose_server_was_killed_is_no_sandbox_and_is_swept() -> Resul
     while !builders(&docker, server.deployment()).await?.is_empty() {
         ensure!(Instant::now() < until, "it is still there");
         sleep(Duration::from_secs(1)).await;
-        let sweep = Command::new(binary()?)
-            .args(["sweep", "--config"])
-            .arg(server.config_path())
-            .output()
-            .await?;
-        ensure!(
-            sweep.status.success(),
-            "{}",
-            String::from_utf8_lossy(&sweep.stderr)
-        );
+        server.prints(&["sweep"]).await?;
     }
     server.finish().await
 }
@@ -441,13 +428,7 @@ async fn a_reload_takes_packages_over_or_changes_nothing_and_says_why() -> Resul
     let before = fs::read_to_string(&file)?;
     let reload = async |packages: &str| {
         fs::write(&file, format!("{before}packages = [{packages}]\n"))?;
-        let command = Command::new(binary()?)
-            .arg("--config")
-            .arg(&file)
-            .arg("reload")
-            .output()
-            .await?;
-        Ok::<_, anyhow::Error>(command)
+        server.types(&["reload"]).await
     };
     let refused = reload("\"greenroom-there-is-no-such-package==0.0.3\"").await?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();

@@ -1,25 +1,16 @@
 //! The configuration of a running server read again: by `greenroom reload` and by SIGHUP, with sessions that go on.
 
-use std::{process::Output, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::join_all;
 use greenroom_integration::{Client, Config, Era, Greenroom, binary};
 use serde_json::json;
-use tokio::{process::Command, time::timeout};
-
-async fn reload(server: &Greenroom) -> Result<Output> {
-    let command = Command::new(binary()?)
-        .arg("--config")
-        .arg(server.config_path())
-        .arg("reload")
-        .output();
-    Ok(timeout(Duration::from_secs(120), command).await??)
-}
+use tokio::process::Command;
 
 /// What a reload that was taken over told.
 async fn reloaded(server: &Greenroom) -> Result<String> {
-    let output = reload(server).await?;
+    let output = server.types(&["reload"]).await?;
     ensure!(
         output.status.success(),
         "{}\n{}",
@@ -31,7 +22,7 @@ async fn reloaded(server: &Greenroom) -> Result<String> {
 
 /// What a reload that was not taken over told.
 async fn refused(server: &Greenroom) -> Result<String> {
-    let output = reload(server).await?;
+    let output = server.types(&["reload"]).await?;
     let text = String::from_utf8(output.stderr)?;
     // A file that is wrong is not shown to any server.
     ensure!(

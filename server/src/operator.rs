@@ -21,8 +21,10 @@ pub use self::{
     table::Table,
 };
 use crate::{
+    archive::Archive,
     config::Config,
-    engine::{Derivation, Engine, EngineError, Listed, ListedState, Usage},
+    conversation::SessionName,
+    engine::{Derivation, Engine, EngineError, Listed, ListedState, Place, Usage},
     guest::{Guest, GuestError},
     pool::{Ground, derivation, judge},
     sandbox::SandboxId,
@@ -36,10 +38,14 @@ const ASKED: usize = 4;
 /// How long one that was told to end may take: its agent gives itself 2 s.
 const ENDING: Duration = Duration::from_secs(10);
 
+/// How long the files of one that is to end may take to be archived: at 256 MiB that is ten seconds.
+const ARCHIVING: Duration = Duration::from_secs(30);
+
 /// A deployment, as its operator has it.
 #[derive(Debug)]
 pub struct Operator {
     engine: Arc<dyn Engine>,
+    archive: Option<Archive>,
     /// What the configured pools add to their images.
     wanted: Vec<Derivation>,
 }
@@ -130,6 +136,7 @@ impl Operator {
             .iter()
             .map(|(name, pool)| serve::spec(config, name, pool));
         Ok(Self {
+            archive: serve::archive(config, &secret, Arc::new(()))?,
             engine: serve::engine(config, &secret).await?,
             wanted: wanted.filter_map(|spec| derivation(&spec)).collect(),
         })
@@ -196,8 +203,8 @@ impl Operator {
         guest.hello().await
     }
 
-    /// Ends sessions as a reset does: the next call of each hears of it. Answers which were ended. Warm sandboxes
-    /// are left alone: they are a server's.
+    /// Ends sessions as a reset does that keeps the files: the next call of each hears of it. Answers which were
+    /// ended. Warm sandboxes are left alone: they are a server's.
     ///
     /// # Errors
     /// [`OperatorError`].
@@ -211,11 +218,13 @@ impl Operator {
     }
 
     async fn end_one(&self, id: &SandboxId) -> Result<(), OperatorError> {
-        let asked = timeout(ANSWER, async {
-            let guest = Guest::connect(Arc::clone(&self.engine), id.clone()).await?;
-            guest.end(EndReason::Reset).await
-        });
-        if !matches!(asked.await, Ok(Ok(()))) {
+        let guest = timeout(ANSWER, Guest::connect(Arc::clone(&self.engine), id.clone())).await;
+        let Ok(Ok(guest)) = guest else {
+            tracing::debug!(sandbox = %id, "cannot be asked to end itself");
+            return Ok(self.engine.end(id).await?);
+        };
+        self.keep_files(&guest).await;
+        if !matches!(timeout(ANSWER, guest.end(EndReason::Reset)).await, Ok(Ok(()))) {
             tracing::debug!(sandbox = %id, "does not end itself");
             return Ok(self.engine.end(id).await?);
         }
@@ -228,6 +237,34 @@ impl Operator {
         match ended.await {
             Ok(outcome) => Ok(outcome?),
             Err(_) => Ok(self.engine.end(id).await?),
+        }
+    }
+
+    /// Where that fails the last archive stands, and its session's next call is told of when it is.
+    async fn keep_files(&self, guest: &Guest) {
+        let Some(archive) = &self.archive else {
+            return;
+        };
+        let Ok(Ok(hello)) = timeout(ANSWER, guest.hello()).await else {
+            return;
+        };
+        let LeaseState::Bound(lease) = hello.lease else {
+            return;
+        };
+        let Some(name) = SessionName::from_digest(&lease.key) else {
+            return;
+        };
+        // Whose it is the engine says: one that claims to be another session's is not archived as that one's.
+        let found = self.engine.find(&name).await;
+        if !matches!(found, Ok(found) if found.place == Place::Running(guest.id().clone())) {
+            return;
+        }
+        match timeout(ARCHIVING, archive.save(&name, guest)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(session = name.short(), %error, "its last changes are not archived")
+            }
+            Err(_) => tracing::warn!(session = name.short(), "its files could not be archived in time"),
         }
     }
 
