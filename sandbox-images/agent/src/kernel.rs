@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::child::Quarters;
 
 mod control;
+mod dialect;
 mod driver;
 pub(crate) mod jupyter;
 mod python;

@@ -30,7 +30,8 @@ pub(crate) use self::bridge::errand;
 use self::spec::{Spec, installed};
 use super::{
     KernelError,
-    driver::{Dialect, Done, Driver, Ends, Reply, Request, Shown, line},
+    dialect::{Dialect, Done, Ends, Reply, Request, Shown, line},
+    driver::Driver,
 };
 use crate::{child::Quarters, errand::Errand};
 

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     KernelError,
-    driver::{Dialect, Done, Driver, Ends, Reply, Request, Shown, line},
+    dialect::{Dialect, Done, Ends, Reply, Request, Shown, line},
+    driver::Driver,
 };
 use crate::child::Quarters;
 

@@ -6,7 +6,7 @@
 //! - It knows descriptors of one digit only. The answers go to its own descriptor 0, and the two streams wait at 8 and
 //!   9, which the code finds closed; what it opens there is closed again after its run.
 //! - Ash takes a signal that meets it reading descriptor 0 for the end of all input, and a job that ends is a signal.
-//!   What it is told is therefore a script to it, which it opens by name: a [`Fifo`](super::driver::Hears::Fifo).
+//!   What it is told is therefore a script to it, which it opens by name: a [`Fifo`](super::dialect::Hears::Fifo).
 //! - An error in `eval`, or in any special builtin, makes it throw away what it has read, and with that the report.
 //!   After `command` it does not.
 //! - Interrupted, dash throws that away all the same: the report is repeated then.
@@ -25,7 +25,8 @@ use greenroom_protocol::{AgentConfig, Language};
 
 use super::{
     KernelError,
-    driver::{Dialect, Driver, Ends, Hears, Reply, Request},
+    dialect::{Dialect, Ends, Hears, Reply, Request},
+    driver::Driver,
     shell::understood,
 };
 use crate::child::Quarters;

@@ -18,7 +18,8 @@ use greenroom_protocol::{AgentConfig, Language, RunError};
 
 use super::{
     KernelError,
-    driver::{Dialect, Done, Driver, Ends, Reply, Request},
+    dialect::{Dialect, Done, Ends, Reply, Request},
+    driver::Driver,
 };
 use crate::child::Quarters;
 
