@@ -5,12 +5,15 @@
 
 mod containers;
 mod dependencies;
+mod doors;
 mod layers;
 mod offer;
 mod parts;
+mod pools;
 mod read;
 mod settings;
 mod units;
+mod values;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,10 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+
 /// A length of time in whole milliseconds, such as `45s`, `1h30m` or `250ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(pub Duration);
