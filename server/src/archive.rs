@@ -179,10 +179,15 @@ impl Archive {
     /// Archives a session's files from now on, until its sandbox is gone. `idle`: how long it may be idle.
     pub fn watch(&self, name: &SessionName, guest: &Guest, idle: Duration) {
         let mut watched = self.shared.watched();
-        if watched.contains_key(guest.id()) {
+        let before = watched.get(guest.id());
+        if before.is_some_and(|before| before.guest.is(guest)) {
             return;
         }
-        let session = Arc::new(Watched::new(name.clone(), guest.clone()));
+        let session = Arc::new(match before {
+            None => Watched::new(name.clone(), guest.clone()),
+            // Another guest has counted what stirred until now; its vigil ends.
+            Some(_) => Watched::stirred_before(name.clone(), guest.clone()),
+        });
         watched.insert(guest.id().clone(), Arc::clone(&session));
         drop(watched);
         let vigil = Vigil::new(Arc::clone(&self.shared), session, idle);
@@ -214,7 +219,7 @@ impl Archive {
     }
 
     /// Fills a fresh sandbox with the files of a session's earlier one. It is taken only if there are any.
-    pub async fn restore(&self, name: &SessionName, fresh: impl FnOnce() -> Guest) -> Restored {
+    pub async fn restore(&self, name: &SessionName, fresh: impl FnMut() -> Guest) -> Restored {
         self.shared.restore(name, fresh).await
     }
 

@@ -198,7 +198,7 @@ fn not_kept(error: &SaveError) -> Failure {
             let failure = refused(refusal.kind, &refusal.message);
             (failure.kind, failure.text)
         }
-        SaveError::Guest(_) => (
+        SaveError::Guest(_) | SaveError::Dawdles => (
             FailureKind::Unavailable,
             "the sandbox did not give them".to_owned(),
         ),

@@ -115,6 +115,11 @@ impl Guest {
         &self.shared.id
     }
 
+    /// Whether it is a clone of this one, not only the same sandbox's.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// Whether the channel for runs is open, and the agent has not said that it is ending. A hint.
     #[must_use]
     pub fn is_open(&self) -> bool {

@@ -31,13 +31,11 @@ use std::{
 
 use futures_util::FutureExt as _;
 use greenroom_protocol::{EndReason, LastWords, LeaseState, RefusalKind, RestartReason, RunId, Standing};
-use tokio::{
-    sync::{Semaphore, watch},
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
+    eviction::Evictions,
     opening::Opening,
     table::{Bond, Flight, Memory, Table},
 };
@@ -99,7 +97,7 @@ struct Shared {
     /// Where files outlive their sandbox.
     archive: Option<Archive>,
     table: Table,
-    evictions: Semaphore,
+    evictions: Evictions,
     closing: CancellationToken,
 }
 
@@ -202,7 +200,7 @@ impl Sessions {
                 pools: RwLock::new(by_name(pools)),
                 archive,
                 table: Table::default(),
-                evictions: Semaphore::new(1),
+                evictions: Evictions::default(),
                 closing,
             }),
             _alive: alive,

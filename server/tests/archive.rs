@@ -365,6 +365,40 @@ async fn an_archive_that_cannot_be_removed_keeps_no_other() {
     drop(archive);
 }
 
+/// What is refused would be replaced by what the new sandbox has: a store is asked once more.
+#[tokio::test]
+async fn a_store_that_is_back_in_a_moment_has_lost_nothing() {
+    let room = Room::new();
+    room.save(&holding("one").await).await.unwrap();
+    let (store, away) = (room.folder.path().join("a"), room.folder.path().join("b"));
+    fs::rename(&store, &away).unwrap();
+    fs::write(&store, "").unwrap();
+    let back = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        fs::remove_file(&store).unwrap();
+        fs::rename(&away, &store).unwrap();
+    };
+    let (content, ()) = tokio::join!(room.content(), back);
+    assert_eq!(content, "one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_dawdles_takes_nobodys_turn_for_long() {
+    let room = Room::new();
+    let agent = Hostile::answering(|_| {
+        let drops = stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            Some((Bytes::from(vec![7; 1024]), ()))
+        });
+        std::future::ready(packed(MARK, "1 1 0", streaming(drops)))
+    });
+    let guest = agent.guest().await;
+    let began = tokio::time::Instant::now();
+    let refused = room.save(&guest).await.unwrap_err();
+    assert!(matches!(refused, SaveError::Dawdles), "{refused:?}");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
 /// An agent with a lease, that counts what it is asked for.
 fn leased(ends_in_ms: u64, asked: Arc<Mutex<Vec<String>>>) -> Hostile {
     let view = LeaseState::Bound(LeaseView {
@@ -424,6 +458,21 @@ async fn a_session_is_archived_before_its_end_and_before_its_servers() {
         .watch(&name("tea"), &guest, Duration::from_secs(7200));
     room.archive.close(Duration::from_secs(30)).await;
     assert!(!asked.lock().unwrap().iter().any(|path| path.contains("/archive")));
+}
+
+/// A server may come to have another channel to a sandbox that it watches, through which the changes come from then on.
+#[tokio::test]
+async fn a_watched_session_is_watched_by_its_newest_guest() {
+    let room = Room::new();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let agent = leased(7_200_000, Arc::clone(&asked));
+    let (old, new) = (agent.guest().await, agent.guest().await);
+    for guest in [&old, &new] {
+        room.archive.watch(&name("tea"), guest, Duration::from_secs(7200));
+    }
+    new.delete_file("f").await.unwrap();
+    room.archive.close(Duration::from_secs(30)).await;
+    assert_eq!(room.content().await, "one", "{:?}", asked.lock().unwrap());
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt as _, stream};
 use greenroom_protocol::{ArchiveFault, FilesFate};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     ArchiveEvent, Shared,
@@ -22,8 +22,10 @@ use crate::{
     guest::{Guest, GuestError, Upload},
 };
 
-/// One archive as a whole, and its wait for others: less than an opening may take.
+/// One archive as a whole: less than an opening may take.
 const RESTORE: Duration = Duration::from_secs(60);
+/// Before a store that has failed is asked once more: what is refused now is replaced by what the new sandbox has.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// What came of looking for a session's files.
 #[derive(Debug)]
@@ -51,12 +53,9 @@ struct Opening {
 }
 
 impl Shared {
-    pub(super) async fn restore(&self, name: &SessionName, fresh: impl FnOnce() -> Guest) -> Restored {
+    pub(super) async fn restore(&self, name: &SessionName, fresh: impl FnMut() -> Guest) -> Restored {
         let started = Instant::now();
-        let restored = match timeout(RESTORE, self.restore_in_turn(name, fresh)).await {
-            Ok(restored) => restored,
-            Err(_) => Restored::Refused(ArchiveFault::Unreadable),
-        };
+        let restored = self.restore_in_turn(name, fresh).await;
         let outcome = match &restored {
             Restored::Nothing => "none",
             Restored::Kept { .. } => "kept",
@@ -80,7 +79,27 @@ impl Shared {
         restored
     }
 
-    async fn restore_in_turn(&self, name: &SessionName, fresh: impl FnOnce() -> Guest) -> Restored {
+    async fn restore_in_turn(&self, name: &SessionName, mut fresh: impl FnMut() -> Guest) -> Restored {
+        // Most sessions have none, and wait for nobody. What is wrong with one shows below, or is over by then.
+        if let Ok(None) = self.store.header(name).await {
+            return Restored::Nothing;
+        }
+        // Waited for outside of the time: after a host's restart all come at once, and nothing is wrong with the last.
+        // Never closed.
+        let _turn = self.restores.acquire().await;
+        let restored = async {
+            let restored = self.restore_now(name, &mut fresh).await;
+            if !matches!(restored, Restored::Refused(ArchiveFault::Unreadable)) {
+                return restored;
+            }
+            sleep(AGAIN).await;
+            self.restore_now(name, &mut fresh).await
+        };
+        let restored = timeout(RESTORE, restored).await;
+        restored.unwrap_or(Restored::Refused(ArchiveFault::Unreadable))
+    }
+
+    async fn restore_now(&self, name: &SessionName, fresh: &mut impl FnMut() -> Guest) -> Restored {
         let reading = match self.store.read(name).await {
             Ok(Some(reading)) => reading,
             Ok(None) => return Restored::Nothing,
@@ -89,8 +108,6 @@ impl Shared {
                 return Restored::Refused(ArchiveFault::Unreadable);
             }
         };
-        // Never closed.
-        let _turn = self.restores.acquire().await;
         let limit = self.allowance.session.bytes();
         let (stamp, opener) = match Opener::new(&self.secret, name, &reading.header, limit) {
             Ok(opened) => opened,

@@ -18,6 +18,10 @@ use crate::{
 /// One archive as a whole, and its wait for others. At 256 MiB it takes ten seconds on a machine with little to do;
 /// a sandbox that gives its files slowly on purpose is not to hold up the others for long.
 pub(super) const SAVE: Duration = Duration::from_secs(90);
+/// Time that a sandbox has in any case to give its files …
+const HEAD_START: Duration = Duration::from_secs(15);
+/// … and what it must give in each second after that: a few that dawdle would take the turns of all.
+const PACE: u64 = 1 << 20;
 
 /// What came of making an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,9 @@ pub enum SaveError {
     /// It took too long.
     #[error("they were not archived within {0} s")]
     Slow(u64),
+    /// The sandbox gives them too slowly.
+    #[error("the sandbox gives its files too slowly")]
+    Dawdles,
 }
 
 impl From<StoreError> for SaveError {
@@ -63,7 +70,7 @@ impl SaveError {
                 refusal.kind,
                 RefusalKind::NotFound | RefusalKind::Internal | RefusalKind::BadRequest
             ),
-            Self::Guest(_) => true,
+            Self::Guest(_) | Self::Dawdles => true,
             Self::Store(_) | Self::Slow(_) => false,
         }
     }
@@ -86,7 +93,7 @@ impl SaveError {
                 | RefusalKind::NoKernel
                 | RefusalKind::Internal => "lost",
             },
-            Self::Guest(_) => "lost",
+            Self::Guest(_) | Self::Dawdles => "lost",
             Self::Store(_) | Self::Slow(_) => "store",
         }
     }
@@ -181,7 +188,16 @@ impl Shared {
         let sealing = |error: super::seal::SealError| SaveError::Store(error.to_string());
         let (header, mut sealer) = Sealer::new(&self.secret, name, stamp, nonce);
         writing.push(&header).await?;
-        while let Some(bytes) = packing.next().await? {
+        let (mut waited, mut given) = (Duration::ZERO, 0);
+        loop {
+            // The sandbox's own time only: a store may be slow as well.
+            let asked = Instant::now();
+            let next = timeout(patience(given).saturating_sub(waited), packing.next()).await;
+            waited += asked.elapsed();
+            let Some(bytes) = next.map_err(|_| SaveError::Dawdles)?? else {
+                break;
+            };
+            given += bytes.len() as u64;
             writing.push(&sealer.push(&bytes).map_err(sealing)?).await?;
         }
         writing.push(&sealer.finish().map_err(sealing)?).await?;
@@ -193,6 +209,11 @@ impl Shared {
         let header = self.store.header(name).await?;
         Ok(header.and_then(|header| stamp(&self.secret, name, &header).ok()))
     }
+}
+
+/// How long a sandbox may have taken that has given so much. Pure.
+const fn patience(given: u64) -> Duration {
+    HEAD_START.saturating_add(Duration::from_secs(given / PACE))
 }
 
 fn millis(time: SystemTime) -> u64 {

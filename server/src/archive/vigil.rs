@@ -39,6 +39,12 @@ impl Watched {
         Self { name, guest, seen }
     }
 
+    /// As it is where something has stirred that this guest did not see.
+    pub(super) fn stirred_before(name: SessionName, guest: Guest) -> Self {
+        let seen = Mutex::new(None);
+        Self { name, guest, seen }
+    }
+
     /// Whether files have changed since its last archive was begun.
     pub(super) fn stirred(&self) -> Stirred {
         let now = *self.guest.stirrings().borrow();
@@ -90,10 +96,10 @@ impl Vigil {
         }
     }
 
-    /// Watches until the sandbox is gone, or somebody else's.
+    /// Watches until the sandbox is gone, or somebody else's, or another vigil has begun.
     pub(super) async fn keep(mut self) {
         let mut pause = LEAST;
-        loop {
+        while self.is_the_one() {
             let not_before = Instant::now() + LEAST;
             match self.session.guest.lease_state().await {
                 Ok(LeaseState::Bound(view)) if view.key == self.session.name.digest() => {
@@ -111,6 +117,13 @@ impl Vigil {
             }
             sleep_until(not_before).await;
         }
+    }
+
+    fn is_the_one(&self) -> bool {
+        let watched = self.shared.watched();
+        watched
+            .get(self.session.guest.id())
+            .is_some_and(|session| Arc::ptr_eq(session, &self.session))
     }
 
     async fn step(&mut self, view: &LeaseView) {
@@ -164,6 +177,8 @@ impl Vigil {
 
 impl Drop for Vigil {
     fn drop(&mut self) {
-        self.shared.watched().remove(self.session.guest.id());
+        if self.is_the_one() {
+            self.shared.watched().remove(self.session.guest.id());
+        }
     }
 }

@@ -2,12 +2,22 @@
 //!
 //! Its files are archived first, and where they cannot be, another makes room. Whether it is still idle is decided by
 //! its agent in the moment it ends, so no run is cut off. Its next call is told `restarted(evicted)`.
+//!
+//! A sandbox that gives its files slowly, or not at all, must not hold up everybody who needs room: each has a short
+//! time for it, and who has made no room is asked last for a while.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use greenroom_protocol::{EndReason, LeaseState, RefusalKind};
-use tokio::time::timeout;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
 use super::{OpenError, RESET, Shared};
 use crate::{
@@ -23,6 +33,44 @@ const ANSWER: Duration = Duration::from_secs(5);
 const ASKED: usize = 8;
 /// Sessions that are tried for one place: some have files that cannot be kept, some wake up.
 const TRIES: usize = 4;
+
+/// How long files may take to be archived: 256 MiB take half of it. Where they take longer, another makes room.
+const ARCHIVING: Duration = Duration::from_secs(20);
+/// A search as a whole, its wait for those before it included: whoever needs room hears then that there is none.
+const SEARCH: Duration = Duration::from_secs(30);
+/// How long a session that has made no room is asked last.
+const ASIDE: Duration = Duration::from_secs(300);
+
+/// The searches for room of one server: one at a time, each makes one place.
+#[derive(Debug)]
+pub(super) struct Evictions {
+    turn: Semaphore,
+    /// Sandboxes that have made no room, and when.
+    failed: Mutex<HashMap<SandboxId, Instant>>,
+}
+
+impl Default for Evictions {
+    fn default() -> Self {
+        Self {
+            turn: Semaphore::new(1),
+            failed: Mutex::default(),
+        }
+    }
+}
+
+impl Evictions {
+    fn note_failed(&self, id: &SandboxId) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.insert(id.clone(), Instant::now());
+    }
+
+    /// Those that have failed a short time ago.
+    fn failed(&self) -> HashMap<SandboxId, Instant> {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.retain(|_, at| at.elapsed() < ASIDE);
+        failed.clone()
+    }
+}
 
 /// What is left of a search for room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +89,20 @@ struct Candidate {
 }
 
 impl Shared {
-    /// Ends a session of this pool that has been idle for `after`. One search at a time: each makes one place.
+    /// Ends a session of this pool that has been idle for `after`.
     ///
     /// # Errors
     /// The engine failed.
     pub(super) async fn make_room(&self, pool: &PoolName, after: Duration) -> Result<Room, OpenError> {
-        // Never closed.
-        let _turn = self.evictions.acquire().await;
+        let search = async {
+            // Never closed.
+            let _turn = self.evictions.turn.acquire().await;
+            self.search_room(pool, after).await
+        };
+        timeout(SEARCH, search).await.unwrap_or(Ok(Room::None))
+    }
+
+    async fn search_room(&self, pool: &PoolName, after: Duration) -> Result<Room, OpenError> {
         let listed = self.engine.list().await?;
         let bound = listed.into_iter().filter(|sandbox| {
             sandbox.pool == *pool && sandbox.adopted && sandbox.state == ListedState::Running
@@ -56,8 +111,14 @@ impl Shared {
             .map(|sandbox| self.ask_idle(sandbox.id))
             .buffer_unordered(ASKED);
         let answers: Vec<_> = asked.filter_map(std::future::ready).collect().await;
-        for candidate in in_turn(answers, after).into_iter().take(TRIES) {
-            let id = candidate.guest.id().clone();
+        let failed = self.evictions.failed();
+        let in_turn = in_turn(answers, after, |candidate| {
+            failed.contains_key(candidate.guest.id())
+        });
+        for candidate in in_turn.into_iter().take(TRIES) {
+            let id = candidate.guest.id();
+            // Until it has made room: the search may be given up over it.
+            self.evictions.note_failed(id);
             match self.evict(&candidate, after).await {
                 Ok(Room::Made) => {
                     tracing::info!(session = candidate.name.short(), sandbox = %id, %pool, "made room for another session");
@@ -95,7 +156,7 @@ impl Shared {
             return Ok(Room::None);
         }
         if let Some(archive) = &self.archive
-            && archive.save(name, guest).await.is_err()
+            && !matches!(timeout(ARCHIVING, archive.save(name, guest)).await, Ok(Ok(_)))
         {
             return Ok(Room::None);
         }
@@ -115,10 +176,10 @@ impl Shared {
     }
 }
 
-/// Those that have been idle for long enough, the longest first. Pure.
-fn in_turn<T>(mut idle: Vec<(Duration, T)>, after: Duration) -> Vec<T> {
+/// Those that have been idle for long enough, the longest first, but those that have failed after the others. Pure.
+fn in_turn<T>(mut idle: Vec<(Duration, T)>, after: Duration, failed: impl Fn(&T) -> bool) -> Vec<T> {
     idle.retain(|(idle, _)| *idle >= after);
-    idle.sort_by_key(|(idle, _)| std::cmp::Reverse(*idle));
+    idle.sort_by_key(|(idle, session)| (failed(session), std::cmp::Reverse(*idle)));
     idle.into_iter().map(|(_, session)| session).collect()
 }
 
@@ -129,19 +190,28 @@ mod tests {
     #[test]
     fn the_longest_idle_makes_room_and_nobody_before_their_time() {
         let seconds = Duration::from_secs;
-        for (idle, after, turn) in [
-            (&[][..], 10, &[][..]),
-            (&[(9, 'a')], 10, &[]),
-            (&[(10, 'a')], 10, &['a']),
+        for (idle, after, failed, turn) in [
+            (&[][..], 10, "", &[][..]),
+            (&[(9, 'a')], 10, "", &[]),
+            (&[(10, 'a')], 10, "", &['a']),
             (
                 &[(11, 'a'), (300, 'b'), (0, 'c'), (12, 'd')],
                 10,
+                "",
                 &['b', 'd', 'a'],
             ),
-            (&[(0, 'a'), (1, 'b')], 0, &['b', 'a']),
+            (&[(0, 'a'), (1, 'b')], 0, "", &['b', 'a']),
+            (
+                &[(11, 'a'), (300, 'b'), (200, 'c'), (12, 'd')],
+                10,
+                "bc",
+                &['d', 'a', 'b', 'c'],
+            ),
+            (&[(300, 'b'), (5, 'a')], 10, "b", &['b']),
         ] {
             let sessions = idle.iter().map(|(idle, who)| (seconds(*idle), *who)).collect();
-            assert_eq!(in_turn(sessions, seconds(after)), turn, "{idle:?}");
+            let in_turn = in_turn(sessions, seconds(after), |who| failed.contains(*who));
+            assert_eq!(in_turn, turn, "{idle:?} {failed}");
         }
     }
 }

@@ -76,6 +76,8 @@ pub(super) struct Opening {
     hand: Option<Claim>,
     /// Why the session's archive is not tried again.
     refused: Option<ArchiveFault>,
+    /// A claimed sandbox was lost while it was filled.
+    lost_over_files: bool,
 }
 
 /// What came of asking one sandbox.
@@ -103,15 +105,18 @@ impl Opening {
             fate: None,
             hand: None,
             refused: None,
+            lost_over_files: false,
         }
     }
 
     /// Opens the session, and remembers what was learned of it, in failure too.
     pub(super) async fn open(mut self) -> Result<Bond, OpenError> {
         let memory = self.shared.table.memory(&self.name);
+        let mut closed = None;
         if let Some(Memory { id, fate, bond }) = memory {
             self.known = Some(id);
             self.fate = fate;
+            closed = bond.clone().filter(|bond| !bond.guest.is_open());
             if let Some(bond) = bond
                 && bond.guest.is_open()
                 && let Some(bond) = self.renew(bond).await
@@ -123,7 +128,10 @@ impl Opening {
             Ok(bond) => Ok(self.opened(bond)),
             Err(error) => {
                 if let Some(id) = self.known {
-                    let (fate, bond) = (self.fate, None);
+                    // The engine may be away: the sandbox's guest opens another channel when it is back, and knows what
+                    // has stirred since its files were archived.
+                    let bond = closed.filter(|bond| *bond.guest.id() == id && self.fate.is_none());
+                    let fate = self.fate;
                     self.shared.table.remember(&self.name, Memory { id, fate, bond });
                 }
                 Err(error)
@@ -303,7 +311,7 @@ impl Opening {
     /// that there was one, whatever else is known.
     ///
     /// # Errors
-    /// The claimed sandbox was lost over it; the next one is not asked to take the archive again.
+    /// The claimed sandbox was lost over it; after a second one none is asked to take the archive again.
     async fn fill(
         &mut self,
         claim: &mut Claim,
@@ -329,8 +337,13 @@ impl Opening {
                 let news = news.or(Some(RestartReason::NoLongerOnRecord));
                 (news, FilesFate::Refused { fault })
             }
-            Restored::Lost(error) => {
+            // An engine that goes away loses a channel, too; twice is no accident.
+            Restored::Lost(error) if self.lost_over_files => {
                 self.refused = Some(ArchiveFault::NotUnpacked);
+                return Err(error);
+            }
+            Restored::Lost(error) => {
+                self.lost_over_files = true;
                 return Err(error);
             }
         })
