@@ -45,8 +45,8 @@ where
     // The other thread holds the socket too, and may sit in `input` for ever.
     drop(agent.shutdown(Shutdown::Both));
     match outcome {
-        // That the outside is gone is one of the two ways in which this ends.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        // That either side is gone is how this ends; an agent's socket is reset where it left some of our bytes unread.
+        Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Ok(()),
         outcome => outcome,
     }
 }
@@ -154,6 +154,22 @@ mod tests {
         let listener = UnixListener::bind(&socket).unwrap();
         let (_stdin, _stdout, relay) = relay(&socket);
         drop(listener.accept().unwrap());
+        relay.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn it_ends_well_with_an_agent_that_left_something_unread() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (mut stdin, mut stdout, relay) = relay(&socket);
+        let (agent, _) = listener.accept().unwrap();
+        expect(&mut stdout, RELAY_PREFACE);
+        stdin.write_all(b"unread").unwrap();
+        while rustix::io::ioctl_fionread(&agent).unwrap() < 6 {
+            thread::yield_now();
+        }
+        drop(agent);
         relay.join().unwrap().unwrap();
     }
 
