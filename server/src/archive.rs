@@ -18,6 +18,7 @@
 //! Half an archive never takes the place of a whole one, and half a one is never unpacked. A store that fails harms
 //! no call: that is logged, counted, and said where files are missed.
 
+mod owners;
 mod plan;
 mod restore;
 mod save;
@@ -41,10 +42,11 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
+    owners::Owners,
     plan::Stirred,
     save::SAVE,
     store::{Store, StoreError},
-    sweep::overdue,
+    sweep::{outdated, size_of, too_many},
     vigil::{Vigil, Watched},
 };
 pub use self::{
@@ -54,7 +56,7 @@ pub use self::{
 };
 use crate::{
     config::Size,
-    conversation::{Secret, SessionName},
+    conversation::{Owner, Secret, SessionName},
     guest::Guest,
     sandbox::SandboxId,
 };
@@ -75,7 +77,7 @@ const SWEEP_AGAIN: Duration = Duration::from_secs(10);
 pub struct Allowance {
     /// Bytes of one session's archive, before it is compressed.
     pub session: Size,
-    /// Bytes of all, as they lie in the store.
+    /// Bytes of all, as they lie in the store. Beyond it the oldest of who has most go.
     pub total: Size,
     /// Since it was written.
     pub keep: Duration,
@@ -177,16 +179,16 @@ impl Archive {
     }
 
     /// Archives a session's files from now on, until its sandbox is gone. `idle`: how long it may be idle.
-    pub fn watch(&self, name: &SessionName, guest: &Guest, idle: Duration) {
+    pub fn watch(&self, name: &SessionName, guest: &Guest, owner: Owner, idle: Duration) {
         let mut watched = self.shared.watched();
         let before = watched.get(guest.id());
         if before.is_some_and(|before| before.guest.is(guest)) {
             return;
         }
         let session = Arc::new(match before {
-            None => Watched::new(name.clone(), guest.clone()),
+            None => Watched::new(name.clone(), guest.clone(), owner),
             // Another guest has counted what stirred until now; its vigil ends.
-            Some(_) => Watched::stirred_before(name.clone(), guest.clone()),
+            Some(_) => Watched::stirred_before(name.clone(), guest.clone(), owner),
         });
         watched.insert(guest.id().clone(), Arc::clone(&session));
         drop(watched);
@@ -264,6 +266,15 @@ impl Shared {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whose a session is that is watched.
+    fn owner(&self, name: &SessionName) -> Option<Owner> {
+        let watched = self.watched();
+        let mut sessions = watched.values();
+        sessions
+            .find(|session| session.name == *name)
+            .map(|session| session.owner)
+    }
+
     fn note_forgotten(&self, name: &SessionName) {
         let now = Instant::now();
         let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
@@ -277,8 +288,9 @@ impl Shared {
     }
 
     async fn keep_swept(&self) {
+        let mut owners = Owners::default();
         loop {
-            if let Err(error) = self.sweep().await {
+            if let Err(error) = self.sweep(&mut owners).await {
                 tracing::warn!(%error, "the archives could not be swept");
             }
             sleep(SWEEP_AGAIN).await;
@@ -287,17 +299,23 @@ impl Shared {
         }
     }
 
-    async fn sweep(&self) -> Result<(), StoreError> {
-        let kept = self.store.list().await?;
+    async fn sweep(&self, owners: &mut Owners) -> Result<(), StoreError> {
+        let mut kept = self.store.list().await?;
         let all: u64 = kept.iter().map(|archive| archive.bytes).sum();
         let sizes: HashMap<String, u64> = kept
             .iter()
             .map(|archive| (archive.name.clone(), archive.bytes))
             .collect();
         let Allowance { total, keep, .. } = self.allowance;
-        let go = overdue(kept, keep, total.bytes(), SystemTime::now());
-        let (mut left, mut gone) = (all, 0);
+        let mut go = outdated(&mut kept, keep, SystemTime::now());
         let mut first = Ok(());
+        if size_of(&kept) > u128::from(total.bytes()) {
+            first = self.look_up(owners, &kept).await;
+            if first.is_ok() {
+                go.extend(too_many(kept, total.bytes(), |archive| owners.of(archive)));
+            }
+        }
+        let (mut left, mut gone) = (all, 0);
         for name in &go {
             match self.store.remove_named(name).await {
                 Ok(()) => {

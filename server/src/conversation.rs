@@ -199,11 +199,34 @@ impl Secret {
         SessionName(hex(&self.mac("session", &message)))
     }
 
+    /// Tells the archives of one principal from another's, and nothing else: one-way, and short. Whom a host asserts is
+    /// the host: it may name as many as it likes.
+    #[must_use]
+    pub fn owner(&self, principal: &Principal) -> Owner {
+        let mut authenticated = principal;
+        while let Principal::User(host, _) = authenticated {
+            authenticated = host;
+        }
+        let mut message = Vec::new();
+        authenticated.encode(&mut message);
+        let mac = self.mac("owner", &message);
+        Owner(std::array::from_fn(|n| mac[n]))
+    }
+
     /// Public, one-way: labels everything that belongs to this deployment.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         hex(&self.mac("fingerprint", b"")[..8])
     }
+}
+
+/// A principal, as far as its archives tell: see [`Secret::owner`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner(pub(crate) [u8; Self::BYTES]);
+
+impl Owner {
+    /// Two of a thousand principals look like one with a chance of one in 10¹³.
+    pub(crate) const BYTES: usize = 8;
 }
 
 impl fmt::Debug for Secret {
@@ -312,6 +335,17 @@ mod tests {
             secret.session_name(&keys[0]),
             Secret::new([8; 32]).session_name(&keys[0])
         );
+    }
+
+    #[test]
+    fn a_host_owns_what_its_users_do() {
+        let secret = Secret::new([7; 32]);
+        let host = Principal::Key("a".into());
+        let user = |name: &str| Principal::User(Box::new(host.clone()), name.into());
+        let owners = [&host, &user("x"), &user("y")].map(|principal| secret.owner(principal));
+        assert_eq!(owners, [owners[0]; 3]);
+        assert_ne!(owners[0], secret.owner(&Principal::Local));
+        assert_ne!(owners[0], Secret::new([8; 32]).owner(&host));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use futures_util::{StreamExt as _, stream};
 use greenroom::{
     archive::{Allowance, Archive, ArchiveEvent, ArchiveObserver, Place, Restored, SaveError, Saved},
     config::Size,
-    conversation::Secret,
+    conversation::{Owner, Principal, Secret},
     guest::{Guest, GuestError},
 };
 use greenroom_protocol::{
@@ -31,6 +31,10 @@ use support::{
 };
 use tempfile::TempDir;
 use tokio::sync::{Notify, mpsc};
+
+fn owner(key: &str) -> Owner {
+    Secret::new([7; 32]).owner(&Principal::Key(key.to_owned()))
+}
 
 const MARK: &str = "0123456789abcdef-0123";
 
@@ -399,6 +403,62 @@ async fn a_sandbox_that_dawdles_takes_nobodys_turn_for_long() {
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
+/// However much one principal archives, another's files are not what makes room for it.
+#[tokio::test]
+async fn who_has_most_makes_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::Folder(dir.path().to_owned());
+    let (told, mut swept) = mpsc::channel(16);
+    let archive = |total: Size, told: mpsc::Sender<_>| {
+        let allowance = Allowance {
+            session: Size::mib(4),
+            total,
+            keep: Duration::from_secs(3600),
+        };
+        let observer = Arc::new(Sweeps(told));
+        Archive::open(&place, "d", Secret::new([7; 32]), allowance, observer).unwrap()
+    };
+    // Nothing can be made of it that is shorter.
+    let mut state = 1_u32;
+    let content: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    })
+    .take(900 << 10)
+    .collect();
+    let room = archive(Size::mib(64), told.clone());
+    let mut guests = Vec::new();
+    for (conversation, whose) in [
+        ("one", "little"),
+        ("two", "much"),
+        ("three", "much"),
+        ("four", "much"),
+    ] {
+        let guest = holding(content.clone()).await;
+        room.watch(
+            &name(conversation),
+            &guest,
+            owner(whose),
+            Duration::from_secs(7200),
+        );
+        assert_eq!(
+            room.save(&name(conversation), &guest).await.unwrap(),
+            Saved::Stored
+        );
+        guests.push(guest);
+    }
+    drop(room);
+    // The first one is the oldest of all, and there is room for three.
+    let room = archive(Size::mib(3), told);
+    let gone = async { while swept.recv().await.unwrap().1 == 0 {} };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap();
+    let mut there = Vec::new();
+    for conversation in ["one", "two", "three", "four"] {
+        there.push(room.has(&name(conversation)).await);
+    }
+    assert_eq!(there, [true, false, true, true]);
+}
+
 /// An agent with a lease, that counts what it is asked for.
 fn leased(ends_in_ms: u64, asked: Arc<Mutex<Vec<String>>>) -> Hostile {
     let view = LeaseState::Bound(LeaseView {
@@ -431,7 +491,7 @@ async fn a_session_is_archived_before_its_end_and_before_its_servers() {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let guest = leased(ends_in_ms, Arc::clone(&asked)).guest().await;
         room.archive
-            .watch(&name("tea"), &guest, Duration::from_secs(7200));
+            .watch(&name("tea"), &guest, owner("a"), Duration::from_secs(7200));
         if stirs {
             guest.delete_file("f").await.unwrap();
             room.archive.close(Duration::from_secs(30)).await;
@@ -455,7 +515,7 @@ async fn a_session_is_archived_before_its_end_and_before_its_servers() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let guest = leased(7_200_000, Arc::clone(&asked)).guest().await;
     room.archive
-        .watch(&name("tea"), &guest, Duration::from_secs(7200));
+        .watch(&name("tea"), &guest, owner("a"), Duration::from_secs(7200));
     room.archive.close(Duration::from_secs(30)).await;
     assert!(!asked.lock().unwrap().iter().any(|path| path.contains("/archive")));
 }
@@ -468,7 +528,8 @@ async fn a_watched_session_is_watched_by_its_newest_guest() {
     let agent = leased(7_200_000, Arc::clone(&asked));
     let (old, new) = (agent.guest().await, agent.guest().await);
     for guest in [&old, &new] {
-        room.archive.watch(&name("tea"), guest, Duration::from_secs(7200));
+        room.archive
+            .watch(&name("tea"), guest, owner("a"), Duration::from_secs(7200));
     }
     new.delete_file("f").await.unwrap();
     room.archive.close(Duration::from_secs(30)).await;
@@ -498,7 +559,7 @@ async fn an_archive_that_a_vigil_has_begun_is_seen_through_at_the_end() {
     });
     let guest = agent.guest().await;
     room.archive
-        .watch(&name("tea"), &guest, Duration::from_secs(7200));
+        .watch(&name("tea"), &guest, owner("a"), Duration::from_secs(7200));
     begun.notified().await;
     let release = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -514,7 +575,7 @@ async fn a_vigil_holds_nobody_up() {
     let room = Room::new();
     let guest = leased(7_200_000, Arc::default()).guest().await;
     room.archive
-        .watch(&name("tea"), &guest, Duration::from_secs(7200));
+        .watch(&name("tea"), &guest, owner("a"), Duration::from_secs(7200));
     let calls = (0..8).map(|_| {
         let guest = guest.clone();
         tokio::spawn(async move {

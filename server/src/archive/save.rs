@@ -138,6 +138,7 @@ impl Shared {
             as_of_ms,
             packed: packing.packed,
             mark: packing.mark.clone(),
+            owner: self.owner(name).or(known.and_then(|known| known.owner)),
         };
         let mut writing = self.store.write(name);
         let may_come = match self.seal_into(&mut writing, name, &stamp, &mut packing).await {

@@ -1,7 +1,7 @@
 //! The format of an archive at rest: compressed, and sealed so that only its own session's whole archive opens.
 //!
 //! ```text
-//! header  magic · version · when · what is in it · mark · nonce · MAC of all of it
+//! header  magic · version · when · what is in it · mark · owner · nonce · MAC of all of it
 //! segment length and "last" bit · ciphertext of one LZ4 block     (again and again, the last one marked)
 //! ```
 //! The segments are XChaCha20-Poly1305 in the STREAM construction: the nonce counts them and says which is the
@@ -18,7 +18,7 @@ use greenroom_protocol::{Packed, limits::MARK_BYTES};
 use lz4_flex::block;
 use subtle::ConstantTimeEq as _;
 
-use crate::conversation::{Secret, SessionName};
+use crate::conversation::{Owner, Secret, SessionName};
 
 const MAGIC: &[u8; 8] = b"greenroo";
 /// Another number is another format; archives of an older one are refused like damaged ones.
@@ -26,6 +26,9 @@ const VERSION: u8 = 1;
 /// A nonce of 24 bytes, less the 5 that STREAM fills in: random, so that no two archives of a session share one.
 const NONCE_BYTES: usize = 19;
 const MAC_BYTES: usize = 32;
+/// The owner has the end of the room for the mark, which agents never fill: older servers read and write these headers,
+/// too, and nobody's is all zeros. A longer mark is cut off, and then its files are packed each time.
+const OWN_MARK_BYTES: usize = MARK_BYTES - Owner::BYTES;
 /// Magic, version, five numbers, a mark with its length, nonce, MAC.
 pub(super) const HEADER_BYTES: usize = 8 + 1 + 4 * 8 + 1 + MARK_BYTES + NONCE_BYTES + MAC_BYTES;
 /// Bytes of the tar archive in one segment: a millisecond's work.
@@ -43,6 +46,8 @@ pub(super) struct Stamp {
     pub(super) packed: Packed,
     /// The agent's name for this state of the files.
     pub(super) mark: String,
+    /// Whose it is; nobody knows of those that older servers wrote.
+    pub(super) owner: Option<Owner>,
 }
 
 /// Why an archive does not open.
@@ -257,11 +262,12 @@ fn header(secret: &Secret, name: &SessionName, stamp: &Stamp, nonce: [u8; NONCE_
     for number in [stamp.as_of_ms, entries, bytes, left_out] {
         header.extend_from_slice(&number.to_be_bytes());
     }
-    let mark = &stamp.mark.as_bytes()[..stamp.mark.len().min(MARK_BYTES)];
+    let mark = &stamp.mark.as_bytes()[..stamp.mark.len().min(OWN_MARK_BYTES)];
     // At most 64.
     header.push(u8::try_from(mark.len()).unwrap_or_default());
     header.extend_from_slice(mark);
-    header.resize(HEADER_BYTES - MAC_BYTES - NONCE_BYTES, 0);
+    header.resize(HEADER_BYTES - MAC_BYTES - NONCE_BYTES - Owner::BYTES, 0);
+    header.extend_from_slice(&stamp.owner.map_or([0; Owner::BYTES], |owner| owner.0));
     header.extend_from_slice(&nonce);
     let mac = mac(secret, name, &header);
     header.extend_from_slice(&mac);
@@ -289,6 +295,10 @@ fn read_header(
     let [as_of_ms, entries, bytes, left_out] = std::array::from_fn(|_| rest.get_u64());
     let length = usize::from(rest.get_u8());
     let (mark, nonce) = rest.split_at(MARK_BYTES);
+    let owner = match mark.last_chunk() {
+        Some(owner) if length <= OWN_MARK_BYTES && *owner != [0; Owner::BYTES] => Some(Owner(*owner)),
+        Some(_) | None => None,
+    };
     let mark = mark.get(..length).and_then(|mark| std::str::from_utf8(mark).ok());
     let nonce: [u8; NONCE_BYTES] = nonce.try_into().map_err(|_| SealError::Corrupt)?;
     let stamp = Stamp {
@@ -299,6 +309,7 @@ fn read_header(
             left_out,
         },
         mark: mark.ok_or(SealError::Corrupt)?.to_owned(),
+        owner,
     };
     Ok((stamp, nonce.into()))
 }
@@ -333,6 +344,7 @@ mod tests {
                 left_out: 1,
             },
             mark: "0123456789abcdef-0123456789abcdef".to_owned(),
+            owner: Some(Owner([5; Owner::BYTES])),
         }
     }
 
@@ -389,6 +401,26 @@ mod tests {
                 "{length}: {}",
                 sealed.len()
             );
+        }
+    }
+
+    #[test]
+    fn an_owner_is_read_where_there_is_one() {
+        let (secret, name, owner) = (secret(7), name("tea-at-five"), Owner([5; Owner::BYTES]));
+        for (length, owner) in [
+            (33, Some(owner)),
+            (33, None),
+            (OWN_MARK_BYTES, Some(owner)),
+            (MARK_BYTES, None),
+        ] {
+            let said = Stamp {
+                mark: "f".repeat(length),
+                owner,
+                ..sample(1)
+            };
+            let (header, _) = Sealer::new(&secret, &name, &said, [1; NONCE_BYTES]);
+            let read = stamp(&secret, &name, &header).unwrap();
+            assert_eq!((read.owner, read.mark.len()), (owner, length.min(OWN_MARK_BYTES)));
         }
     }
 

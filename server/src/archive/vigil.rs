@@ -13,7 +13,7 @@ use super::{
     plan::{Look, Step, Stirred, plan},
 };
 use crate::{
-    conversation::SessionName,
+    conversation::{Owner, SessionName},
     guest::{Guest, Stirrings},
 };
 
@@ -29,20 +29,31 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 pub(super) struct Watched {
     pub(super) name: SessionName,
     pub(super) guest: Guest,
+    pub(super) owner: Owner,
     /// What had stirred when its last archive was begun; `None` where that has to be made again.
     seen: Mutex<Option<Stirrings>>,
 }
 
 impl Watched {
-    pub(super) fn new(name: SessionName, guest: Guest) -> Self {
+    pub(super) fn new(name: SessionName, guest: Guest, owner: Owner) -> Self {
         let seen = Mutex::new(Some(*guest.stirrings().borrow()));
-        Self { name, guest, seen }
+        Self {
+            name,
+            guest,
+            owner,
+            seen,
+        }
     }
 
     /// As it is where something has stirred that this guest did not see.
-    pub(super) fn stirred_before(name: SessionName, guest: Guest) -> Self {
+    pub(super) fn stirred_before(name: SessionName, guest: Guest, owner: Owner) -> Self {
         let seen = Mutex::new(None);
-        Self { name, guest, seen }
+        Self {
+            name,
+            guest,
+            owner,
+            seen,
+        }
     }
 
     /// Whether files have changed since its last archive was begun.

@@ -148,7 +148,8 @@ impl Opening {
         };
         self.shared.table.remember(&self.name, memory);
         if let Some(archive) = &self.shared.archive {
-            archive.watch(&self.name, &bond.guest, self.terms.idle);
+            let owner = self.shared.secret.owner(&self.whose);
+            archive.watch(&self.name, &bond.guest, owner, self.terms.idle);
         }
         bond
     }
