@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
-use greenroom_integration::{Docker, Era, Greenroom, PrivateEngine};
+use greenroom_integration::{Answer, Docker, Era, Greenroom, PrivateEngine};
 use tokio::{process::Command, time::sleep};
 
 /// Something that breaks.
@@ -48,8 +48,21 @@ impl Fault {
         }
     }
 
-    /// Breaks it, and repairs what does not come back by itself.
-    pub(crate) async fn strike(self, engine: &mut PrivateEngine, server: &mut Greenroom) -> Result<()> {
+    /// Breaks it, and repairs what does not come back by itself. With what conversation 0 was told, where it was that
+    /// which broke its sandbox.
+    pub(crate) async fn strike(
+        self,
+        engine: &mut PrivateEngine,
+        server: &mut Greenroom,
+    ) -> Result<Option<Answer>> {
+        if self == Self::KillInside {
+            let client = server.client(Era::Modern).await?;
+            return client.bash("chaos-conversation-0", "kill -9 -1").await.map(Some);
+        }
+        self.strike_from_outside(engine, server).await.map(|()| None)
+    }
+
+    async fn strike_from_outside(self, engine: &mut PrivateEngine, server: &mut Greenroom) -> Result<()> {
         match self {
             Self::KillServer => server.kill_and_restart().await,
             // It may be gone, or not started, by the time that it is struck: then nothing breaks, which is fine.
@@ -75,11 +88,8 @@ impl Fault {
                 Some((_, id)) => cut_channels(&id).await,
                 None => Ok(()),
             },
-            Self::KillInside => {
-                let client = server.client(Era::Modern).await?;
-                client.bash("chaos-conversation-0", "kill -9 -1").await?;
-                Ok(())
-            }
+            // From inside.
+            Self::KillInside => Ok(()),
             Self::KillEngine => engine.kill_and_restart().await,
             Self::StallEngine => engine.stall(Duration::from_secs(3)).await,
         }

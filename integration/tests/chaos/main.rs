@@ -140,11 +140,16 @@ impl World {
             sleep(after).await;
             match fault {
                 Some(fault) => fault.strike(&mut self.engine, &mut self.servers[victim]).await,
-                None => Ok(()),
+                None => Ok(None),
             }
         };
         let (seen, broken) = tokio::join!(timeout(ANSWER, join_all(asked)), broken);
-        broken.with_context(|| format!("{fault:?}"))?;
+        let told = broken.with_context(|| format!("{fault:?}"))?;
+        // What broke it may have been told of a loss, before the conversation's own call of this step or after it.
+        let told = told.map(|answer| Seen::of(&answer));
+        if let Some(told) = &told {
+            self.ledgers[0].saw(told)?;
+        }
         let seen = seen.with_context(|| format!("{fault:?}: not answered within {ANSWER:?}: {calls:?}"))?;
         for (call, seen) in calls.iter().zip(seen) {
             let killed = fault == Some(Fault::KillServer) && call.server == victim;
@@ -155,6 +160,9 @@ impl World {
             self.ledgers[call.conversation]
                 .saw(&seen)
                 .with_context(|| format!("{fault:?}: {call:?}"))?;
+        }
+        if let Some(told) = &told {
+            self.ledgers[0].saw(told)?;
         }
         self.count().await
     }
