@@ -22,7 +22,7 @@ use std::{
     fmt,
     ops::RangeBounds,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -82,6 +82,8 @@ struct Shared {
     bulk: Link,
     follows: Arc<Semaphore>,
     tunnels: Arc<Semaphore>,
+    /// What its hello has said of its program's port.
+    port: OnceLock<Option<u16>>,
     /// Set once the agent has said that it is ending.
     ended: AtomicBool,
     stirrings: watch::Sender<Stirrings>,
@@ -103,6 +105,7 @@ impl Guest {
                 bulk,
                 follows: Arc::new(Semaphore::new(FOLLOWS)),
                 tunnels: Arc::new(Semaphore::new(TUNNELS)),
+                port: OnceLock::new(),
                 ended: AtomicBool::new(false),
                 stirrings: watch::Sender::default(),
             }),
@@ -167,7 +170,20 @@ impl Guest {
                 ours: env!("CARGO_PKG_VERSION"),
             });
         }
-        parse::<Hello>(&bytes)?.bounded()
+        let hello = parse::<Hello>(&bytes)?.bounded()?;
+        self.shared.port.get_or_init(|| hello.port);
+        Ok(hello)
+    }
+
+    /// Where its image's own program listens, as its pool was when it was made. `None`: it was not told.
+    ///
+    /// # Errors
+    /// [`GuestError`]; only where no hello has told it yet.
+    pub async fn port(&self) -> Result<Option<u16>, GuestError> {
+        match self.shared.port.get() {
+            Some(port) => Ok(*port),
+            None => Ok(self.hello().await?.port),
+        }
     }
 
     /// Binds the sandbox to a session, or finds it bound to it.

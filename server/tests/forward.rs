@@ -7,6 +7,7 @@ mod support;
 
 use std::{convert::Infallible, time::Duration};
 
+use greenroom::config::{Inputs, Loaded, Offer};
 use http::Response;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -34,11 +35,8 @@ async fn program(words: &'static str) -> u16 {
     port
 }
 
-async fn house(port: u16) -> House {
-    House::open(&format!(
-        "[pool.python]\nkind = \"container\"\nimage = \"image\"\nport = {port}\n"
-    ))
-    .await
+fn pool(port: u16) -> String {
+    format!("[pool.python]\nkind = \"container\"\nimage = \"image\"\nport = {port}\n")
 }
 
 /// Asks for a raw stream, and answers the head of what comes back.
@@ -60,7 +58,7 @@ async fn tunnel(house: &House, port: u16) -> (String, TcpStream) {
 #[tokio::test]
 async fn streams_into_a_sandbox_are_bounded_and_refused_at_once() {
     let port = program("here").await;
-    let house = house(port).await;
+    let house = House::open(&pool(port)).await;
     let line = "GET /?identifier=conv-0001";
     let asked = async {
         assert_eq!(house.ask(line, "").await.body, "here");
@@ -88,5 +86,20 @@ async fn streams_into_a_sandbox_are_bounded_and_refused_at_once() {
         }
     };
     timeout(PATIENCE, asked).await.unwrap();
+    house.end().await;
+}
+
+#[tokio::test]
+async fn a_session_keeps_its_port_when_its_pool_gets_another() {
+    let (old, new) = (program("old").await, program("new").await);
+    let house = House::open(&pool(old)).await;
+    assert_eq!(house.ask("GET /?identifier=conv-0001", "").await.body, "old");
+    let inputs = Inputs {
+        text: pool(new),
+        ..Inputs::default()
+    };
+    let offer = Offer::of(&Loaded::read(&inputs).unwrap().config);
+    house.offers.replace(offer);
+    assert_eq!(house.ask("GET /?identifier=conv-0001", "").await.body, "old");
     house.end().await;
 }

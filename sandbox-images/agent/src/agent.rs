@@ -74,6 +74,7 @@ impl Agent {
             once: Arc::default(),
             kept: Mutex::default(),
             platform: parts.platform,
+            port: config.port,
             connections: watch::Sender::new(0),
             phase: watch::Sender::new(Phase::Serving),
         });
@@ -138,6 +139,7 @@ pub(crate) struct Shared {
     /// What the sandbox was filled with, where that is an earlier one's.
     pub(crate) kept: Mutex<Option<FilesFate>>,
     platform: Platform,
+    port: Option<u16>,
     connections: watch::Sender<usize>,
     phase: watch::Sender<Phase>,
 }
@@ -172,6 +174,7 @@ impl Shared {
             failed: boot.failed,
             platform: self.platform.clone(),
             kernels: self.runs.kernels(),
+            port: self.port,
             lease: self.tenure.with(Lease::view),
             uptime_ms: whole_ms(self.started.elapsed()),
             disk_used_bytes: platform::disk_used(),

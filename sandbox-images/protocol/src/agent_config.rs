@@ -19,6 +19,9 @@ pub struct AgentConfig {
     /// Instead of `guest_uid`, a user as images name them: `name`, `uid`, each with `:group` or without. What it is
     /// called is the image's to say, so it is looked up inside.
     pub user: Option<String>,
+    /// Where the image's own program listens: for servers to know, whatever their pool is like by then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// When the guest's processes start.
     pub begin: Begin,
     /// Kernels that must answer before the sandbox counts as ready. The first is the default language.
@@ -38,6 +41,7 @@ impl Default for AgentConfig {
             work_dir: WORK_DIR.to_owned(),
             guest_uid: Some(GUEST_UID),
             user: None,
+            port: None,
             begin: Begin::AtOnce,
             ready: vec![Language::Python],
             preload: Vec::new(),

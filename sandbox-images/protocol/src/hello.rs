@@ -22,6 +22,9 @@ pub struct Hello {
     pub platform: Platform,
     /// The kernels of this image.
     pub kernels: Vec<KernelView>,
+    /// [`crate::AgentConfig::port`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Whose the sandbox is.
     pub lease: LeaseState,
     /// Milliseconds since the agent started.

@@ -118,6 +118,7 @@ impl PoolConfig {
             // The pool knows.
             stay: Stay::default(),
             agent: AgentConfig {
+                port: self.container().and_then(|container| container.port),
                 begin: self.start().begin(),
                 ready: self.languages.clone(),
                 preload: self.preload.clone(),

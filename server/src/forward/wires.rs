@@ -52,8 +52,11 @@ pub(crate) struct Wires {
 #[derive(Debug, Default)]
 struct Idle {
     next: u64,
-    wires: HashMap<SandboxId, Vec<(u64, Wire)>>,
+    wires: HashMap<End, Vec<(u64, Wire)>>,
 }
+
+/// Where a connection leads to. A sandbox that was not told its program's port is reached by its pool's, which changes.
+type End = (SandboxId, u16);
 
 /// A connection to a program.
 #[derive(Debug)]
@@ -78,6 +81,7 @@ pub(crate) enum Unanswered {
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) response: Response<Incoming>,
+    end: End,
     wire: Wire,
 }
 
@@ -93,9 +97,10 @@ impl Wires {
         port: u16,
         mut request: Request<Outgoing>,
     ) -> Result<Answered, Unanswered> {
-        while let Some(mut wire) = self.take(guest.id()) {
+        let end = (guest.id().clone(), port);
+        while let Some(mut wire) = self.take(&end) {
             match wire.sender.try_send_request(request).await {
-                Ok(response) => return Ok(Answered { response, wire }),
+                Ok(response) => return Ok(Answered { response, end, wire }),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
                     None => return Err(error.into_error().into()),
@@ -104,7 +109,7 @@ impl Wires {
         }
         let mut wire = connect(self.tunnel(guest, port).await?).await?;
         let response = wire.sender.send_request(request).await?;
-        Ok(Answered { response, wire })
+        Ok(Answered { response, end, wire })
     }
 
     /// Opens a tunnel. Where a sandbox has as many as there may be, the connections to it that nobody uses make room.
@@ -125,24 +130,27 @@ impl Wires {
     /// Closes the connections to a sandbox that nobody uses.
     fn give_up(&self, id: &SandboxId) -> Vec<JoinHandle<()>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let wires = idle.wires.remove(id).unwrap_or_default();
-        wires.into_iter().map(|(_, wire)| wire.task).collect()
+        let wires = idle.wires.extract_if(|(sandbox, _), _| sandbox == id);
+        wires
+            .flat_map(|(_, wires)| wires)
+            .map(|(_, wire)| wire.task)
+            .collect()
     }
 
-    fn take(&self, id: &SandboxId) -> Option<Wire> {
+    fn take(&self, end: &End) -> Option<Wire> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let wires = idle.wires.get_mut(id)?;
+        let wires = idle.wires.get_mut(end)?;
         while let Some((_, mut wire)) = wires.pop() {
             if let Some(Ok(())) = wire.sender.ready().now_or_never() {
                 return Some(wire);
             }
         }
-        idle.wires.remove(id);
+        idle.wires.remove(end);
         None
     }
 
     /// Keeps a connection whose request is over.
-    async fn keep(self, id: SandboxId, mut wire: Wire) {
+    async fn keep(self, end: End, mut wire: Wire) {
         if !matches!(timeout(SETTLES, wire.sender.ready()).await, Ok(Ok(()))) {
             return;
         }
@@ -150,7 +158,7 @@ impl Wires {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             idle.next += 1;
             let number = idle.next;
-            let wires = idle.wires.entry(id.clone()).or_default();
+            let wires = idle.wires.entry(end.clone()).or_default();
             if wires.len() >= KEPT_EACH {
                 return;
             }
@@ -159,10 +167,10 @@ impl Wires {
         };
         sleep(KEPT).await;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(wires) = idle.wires.get_mut(&id) {
+        if let Some(wires) = idle.wires.get_mut(&end) {
             wires.retain(|(kept, _)| *kept != number);
             if wires.is_empty() {
-                idle.wires.remove(&id);
+                idle.wires.remove(&end);
             }
         }
     }
@@ -170,11 +178,11 @@ impl Wires {
 
 impl Answered {
     /// The answer, whose connection is kept once all of it was read.
-    pub(crate) fn keeping(self, wires: &Wires, id: &SandboxId) -> Response<Answer> {
-        let Self { response, wire } = self;
+    pub(crate) fn keeping(self, wires: &Wires) -> Response<Answer> {
+        let Self { response, end, wire } = self;
         response.map(|body| Answer {
             body,
-            back: Some((wires.clone(), id.clone(), wire)),
+            back: Some((wires.clone(), end, wire)),
         })
     }
 }
@@ -197,13 +205,13 @@ async fn connect(tunnel: Tunnel) -> Result<Wire, Unanswered> {
 #[derive(Debug)]
 pub(crate) struct Answer {
     body: Incoming,
-    back: Option<(Wires, SandboxId, Wire)>,
+    back: Option<(Wires, End, Wire)>,
 }
 
 impl Answer {
     fn over(&mut self) {
-        if let Some((wires, id, wire)) = self.back.take() {
-            tokio::spawn(wires.keep(id, wire));
+        if let Some((wires, end, wire)) = self.back.take() {
+            tokio::spawn(wires.keep(end, wire));
         }
     }
 }

@@ -25,6 +25,7 @@ pub struct House {
     pub engine: FakeEngine,
     pub front: Front,
     pub served: Served,
+    pub offers: Offers,
     pub address: SocketAddr,
     pub state: TempDir,
 }
@@ -73,9 +74,10 @@ impl House {
         let http = Http::bind(&front.config).await.unwrap();
         let address = http.address();
         let sessions = front.server.sessions.clone();
+        let offers = Offers::from(&*front.config);
         let rest = Rest::new(
             Arc::clone(&front.config),
-            Offers::from(&*front.config),
+            offers.clone(),
             Secret::new([7; 32]),
             sessions,
             Metrics::new(),
@@ -94,6 +96,7 @@ impl House {
             engine,
             front,
             served,
+            offers,
             address,
             state,
         }

@@ -48,6 +48,7 @@ impl Front {
             let pool = &config.pools[&config.default_pool];
             (spec.max, spec.idle, spec.lifetime) = (pool.max, pool.idle, pool.lifetime);
             spec.evict_after = pool.evict_after;
+            spec.sandbox.agent.port = pool.container().and_then(|container| container.port);
         });
         let (secret, sessions) = (Secret::new([7; 32]), server.sessions.clone());
         let links = Links::new(

@@ -64,7 +64,7 @@ pub(super) async fn forward(
 ) -> Result<Answer, Fault> {
     let place = place(call)?;
     headers::check(request.headers()).map_err(|odd| Fault::bad(odd.to_string()))?;
-    let Some(port) = container.port else {
+    let Some(today) = container.port else {
         let text = "this pool's containers are not reached by requests: it has no port";
         return Err(Fault::new(Code::NotSupported, text));
     };
@@ -72,6 +72,9 @@ pub(super) async fn forward(
         Opened::Session(session) => *session,
         Opened::Answer(answer) => return Ok(*answer),
     };
+    // The pool may have changed since the sandbox was made: its program listens where it did. One that is lost says so
+    // when it is asked.
+    let port = session.guest.port().await.ok().flatten().unwrap_or(today);
     let (request, incoming) = outgoing(request, &target);
     let sent = timeout(
         container.answer_timeout,
@@ -285,7 +288,7 @@ fn answer(
 ) -> Answer {
     let upgraded = (answered.response.status() == StatusCode::SWITCHING_PROTOCOLS)
         .then(|| hyper::upgrade::on(&mut answered.response));
-    let response = answered.keeping(&call.shared().forward.wires, session.guest.id());
+    let response = answered.keeping(&call.shared().forward.wires);
     let mut response = response.map(Body::new);
     *response.version_mut() = Version::HTTP_11;
     headers::outward(response.headers_mut(), origin);
