@@ -7,6 +7,7 @@ mod support;
 
 use std::{convert::Infallible, time::Duration};
 
+use futures_util::future::join_all;
 use greenroom::config::{Inputs, Loaded, Offer};
 use http::Response;
 use hyper::{server::conn::http1, service::service_fn};
@@ -21,14 +22,17 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(30);
 const MOMENT: Duration = Duration::from_millis(20);
 
-/// A program that answers each request with its own words, and keeps its connections.
+/// A program that answers each request after a moment with its own words, and keeps its connections.
 async fn program(words: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let answer = service_fn(async move |_| Ok::<_, Infallible>(Response::new(words.to_owned())));
+            let answer = service_fn(async move |_| {
+                sleep(MOMENT).await;
+                Ok::<_, Infallible>(Response::new(words.to_owned()))
+            });
             tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
         }
     });
@@ -86,6 +90,17 @@ async fn streams_into_a_sandbox_are_bounded_and_refused_at_once() {
         }
     };
     timeout(PATIENCE, asked).await.unwrap();
+    house.end().await;
+}
+
+#[tokio::test]
+async fn requests_wait_for_each_other() {
+    let house = House::open(&pool(program("here").await)).await;
+    let line = "GET /?identifier=conv-0001";
+    let answers = join_all((0..100).map(|_| house.ask(line, ""))).await;
+    for answer in answers {
+        assert_eq!((answer.status, &*answer.body), (200, &b"here"[..]));
+    }
     house.end().await;
 }
 

@@ -23,7 +23,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -37,6 +37,11 @@ const KEPT: Duration = Duration::from_secs(5);
 const KEPT_EACH: usize = 16;
 /// How long a connection may take over the end of its last request.
 const SETTLES: Duration = Duration::from_secs(1);
+/// How long a request waits where its sandbox has as many connections as there may be: others end soon, as a rule, and
+/// who does not let go within this time is a stream.
+const WAITS: Duration = Duration::from_secs(5);
+/// Between two looks for one that is free.
+const PAUSE: Duration = Duration::from_millis(20);
 /// What a program's answer may hold back at once, its head included.
 const BUFFER: usize = 256 << 10;
 
@@ -86,8 +91,8 @@ pub(crate) struct Answered {
 }
 
 impl Wires {
-    /// Sends a request to a port inside. A kept connection that turns out to be closed is replaced where nothing of the
-    /// request was sent yet.
+    /// Sends a request to a port inside, over a kept connection or another, for which it waits a moment. One that turns
+    /// out to be closed is replaced where nothing of the request was sent yet.
     ///
     /// # Errors
     /// [`Unanswered`].
@@ -98,16 +103,23 @@ impl Wires {
         mut request: Request<Outgoing>,
     ) -> Result<Answered, Unanswered> {
         let end = (guest.id().clone(), port);
-        while let Some(mut wire) = self.take(&end) {
-            match wire.sender.try_send_request(request).await {
-                Ok(response) => return Ok(Answered { response, end, wire }),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(error.into_error().into()),
-                },
+        let until = Instant::now() + WAITS;
+        let tunnel = loop {
+            while let Some(mut wire) = self.take(&end) {
+                match wire.sender.try_send_request(request).await {
+                    Ok(response) => return Ok(Answered { response, end, wire }),
+                    Err(mut error) => match error.take_message() {
+                        Some(unsent) => request = unsent,
+                        None => return Err(error.into_error().into()),
+                    },
+                }
             }
-        }
-        let mut wire = connect(self.tunnel(guest, port).await?).await?;
+            match self.tunnel(guest, port).await {
+                Err(error) if is_full(&error) && Instant::now() < until => sleep(PAUSE).await,
+                opened => break opened?,
+            }
+        };
+        let mut wire = connect(tunnel).await?;
         let response = wire.sender.send_request(request).await?;
         Ok(Answered { response, end, wire })
     }
@@ -118,7 +130,7 @@ impl Wires {
     /// As [`Guest::tunnel`].
     pub(crate) async fn tunnel(&self, guest: &Guest, port: u16) -> Result<Tunnel, GuestError> {
         match guest.tunnel(port).await {
-            Err(GuestError::Refused(refusal)) if refusal.kind == RefusalKind::QueueFull => {}
+            Err(error) if is_full(&error) => {}
             opened => return opened,
         }
         let idle = self.give_up(guest.id());
@@ -185,6 +197,11 @@ impl Answered {
             back: Some((wires.clone(), end, wire)),
         })
     }
+}
+
+/// Whether a sandbox has as many tunnels as there may be.
+fn is_full(error: &GuestError) -> bool {
+    matches!(error, GuestError::Refused(refusal) if refusal.kind == RefusalKind::QueueFull)
 }
 
 async fn connect(tunnel: Tunnel) -> Result<Wire, Unanswered> {
