@@ -9,8 +9,9 @@ use std::{
 use greenroom_protocol::{AgentConfig, Begin, EndReason, FilesFate, GENERATION, Hello, LastWords, Platform};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -20,7 +21,7 @@ use crate::{
     files::Files,
     kernel::Kernel,
     lease::{Lease, millis, whole_ms},
-    platform,
+    platform, processes,
     runs::{Owners, Runs},
     serve::{self, Once},
     tenure::Tenure,
@@ -28,6 +29,10 @@ use crate::{
 
 /// How long a sandbox that ends waits for its kernels to die and for its last answers to be read.
 const WIND_DOWN: Duration = Duration::from_secs(2);
+/// How long a relay may take to exit once its connection has closed: it has nothing else to do.
+const RELAY_ENDS: Duration = Duration::from_millis(500);
+/// How long the engine may take to hear of it.
+const TOLD_OUTSIDE: Duration = Duration::from_millis(50);
 
 /// What an agent is made of. `main` brings the real parts, tests bring scripted kernels.
 #[derive(Debug)]
@@ -94,6 +99,18 @@ impl Agent {
         let _connection = Connection::count(&self.0.shared);
         let _channel = self.0.shared.tenure.channel();
         serve::connection(Arc::clone(&self.0.shared), io).await;
+    }
+
+    /// The same, for the end of a relay, and until that has exited. An engine that hears of a sandbox's end before it
+    /// hears of the end of a process that it started in there waits for the latter for ever, with all it holds for it.
+    pub async fn serve_relay(&self, stream: UnixStream) {
+        let _connection = Connection::count(&self.0.shared);
+        let relay = stream.peer_cred().ok().and_then(|peer| peer.pid());
+        self.serve(stream).await;
+        if let Some(pid) = relay {
+            drop(timeout(RELAY_ENDS, processes::gone(pid)).await);
+            sleep(TOLD_OUTSIDE).await;
+        }
     }
 
     /// What is to be left behind of the image's own program, if there was one.

@@ -118,7 +118,7 @@ async fn serve(config: &AgentConfig) -> anyhow::Result<ExitCode> {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let agent = agent.clone();
-                    tokio::spawn(async move { agent.serve(stream).await });
+                    tokio::spawn(async move { agent.serve_relay(stream).await });
                 }
                 // Out of descriptors or memory: what is open still works, and closing some of it helps.
                 Err(_) => sleep(ACCEPT_PAUSE).await,

@@ -1,6 +1,11 @@
 //! The process table, as `/proc` shows it.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, time::Duration};
+
+use tokio::time::sleep;
+
+/// Between two looks at a process that is about to exit.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// One process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +38,17 @@ pub(crate) fn all() -> Vec<Process> {
             parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
         })
         .collect()
+}
+
+/// Waits until a process has exited. Cancel safe.
+pub(crate) async fn gone(pid: i32) {
+    let runs = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        parse(pid, &stat).filter(|process| process.state == State::Alive)
+    };
+    while runs().is_some() {
+        sleep(LOOK).await;
+    }
 }
 
 /// These processes and all that the table shows to descend from them.
@@ -122,6 +138,20 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_process_is_gone_once_it_has_exited_though_nobody_waits_for_it() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let early = tokio::time::timeout(Duration::from_millis(50), gone(pid)).await;
+        assert!(early.is_err(), "it runs");
+        child.kill().unwrap();
+        tokio::time::timeout(Duration::from_secs(30), gone(pid))
+            .await
+            .unwrap();
+        child.wait().unwrap();
+        gone(pid).await;
+    }
 
     #[test]
     fn a_name_cannot_forge_the_other_fields() {
