@@ -154,6 +154,25 @@ impl Archive {
         allowance: Allowance,
         observer: Arc<dyn ArchiveObserver>,
     ) -> Result<Self, PlaceError> {
+        let archive = Self::unswept(place, deployment, secret, allowance, observer)?;
+        let (swept, closing) = (Arc::clone(&archive.shared), archive.shared.closing.clone());
+        drop(tokio::spawn(async move {
+            closing.run_until_cancelled(swept.keep_swept()).await
+        }));
+        Ok(archive)
+    }
+
+    /// The same for somebody who passes by: no task sweeps it.
+    ///
+    /// # Errors
+    /// The place cannot be one.
+    pub fn unswept(
+        place: &Place,
+        deployment: &str,
+        secret: Secret,
+        allowance: Allowance,
+        observer: Arc<dyn ArchiveObserver>,
+    ) -> Result<Self, PlaceError> {
         let closing = CancellationToken::new();
         let alive = Arc::new(closing.clone().drop_guard());
         let shared = Arc::new(Shared {
@@ -166,12 +185,8 @@ impl Archive {
             watched: Mutex::default(),
             forgotten: Mutex::default(),
             written: Notify::new(),
-            closing: closing.clone(),
+            closing,
         });
-        let swept = Arc::clone(&shared);
-        drop(tokio::spawn(async move {
-            closing.run_until_cancelled(swept.keep_swept()).await
-        }));
         Ok(Self {
             shared,
             _alive: alive,
@@ -311,8 +326,12 @@ impl Shared {
         let mut first = Ok(());
         if size_of(&kept) > u128::from(total.bytes()) {
             first = self.look_up(owners, &kept).await;
+            // Those that nobody could read just now stay, and take their room.
+            let unread: Vec<_> = kept.extract_if(.., |archive| !owners.knows(archive)).collect();
             if first.is_ok() {
-                go.extend(too_many(kept, total.bytes(), |archive| owners.of(archive)));
+                let room = u128::from(total.bytes()).saturating_sub(size_of(&unread));
+                let room = u64::try_from(room).unwrap_or(u64::MAX);
+                go.extend(too_many(kept, room, |archive| owners.of(archive)));
             }
         }
         let (mut left, mut gone) = (all, 0);

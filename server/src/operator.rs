@@ -23,7 +23,7 @@ pub use self::{
 use crate::{
     archive::Archive,
     config::Config,
-    conversation::SessionName,
+    conversation::{Secret, SessionName},
     engine::{Derivation, Engine, EngineError, Listed, ListedState, Place, Usage},
     guest::{Guest, GuestError},
     pool::{Ground, derivation, judge},
@@ -45,7 +45,8 @@ const ARCHIVING: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Operator {
     engine: Arc<dyn Engine>,
-    archive: Option<Archive>,
+    config: Config,
+    secret: Secret,
     /// What the configured pools add to their images.
     wanted: Vec<Derivation>,
 }
@@ -136,9 +137,10 @@ impl Operator {
             .iter()
             .map(|(name, pool)| serve::spec(config, name, pool));
         Ok(Self {
-            archive: serve::archive(config, &secret, Arc::new(()))?,
             engine: serve::engine(config, &secret).await?,
             wanted: wanted.filter_map(|spec| derivation(&spec)).collect(),
+            config: config.clone(),
+            secret,
         })
     }
 
@@ -210,20 +212,42 @@ impl Operator {
     /// [`OperatorError`].
     pub async fn end(&self, which: &Which) -> Result<Vec<Shown>, OperatorError> {
         let mut chosen = select(self.sandboxes().await?, which)?;
+        let archive = self.archive();
         for session in &chosen {
-            self.end_one(&session.sandbox).await?;
+            self.end_one(&session.sandbox, archive.as_ref()).await?;
         }
         chosen.sort_by(|a, b| a.session.cmp(&b.session));
         Ok(chosen)
     }
 
-    async fn end_one(&self, id: &SandboxId) -> Result<(), OperatorError> {
+    /// Where there is none to be had, the last archives stand, and their sessions' next calls are told of when they are.
+    fn archive(&self) -> Option<Archive> {
+        let Config {
+            archive,
+            state_dir,
+            engine,
+            ..
+        } = &self.config;
+        let place = archive.place(state_dir)?;
+        let (secret, allowance) = (self.secret.clone(), archive.allowance());
+        match Archive::unswept(&place, &engine.deployment, secret, allowance, Arc::new(())) {
+            Ok(archive) => Some(archive),
+            Err(error) => {
+                tracing::warn!(%place, %error, "the last changes of files are not archived");
+                None
+            }
+        }
+    }
+
+    async fn end_one(&self, id: &SandboxId, archive: Option<&Archive>) -> Result<(), OperatorError> {
         let guest = timeout(ANSWER, Guest::connect(Arc::clone(&self.engine), id.clone())).await;
         let Ok(Ok(guest)) = guest else {
             tracing::debug!(sandbox = %id, "cannot be asked to end itself");
             return Ok(self.engine.end(id).await?);
         };
-        self.keep_files(&guest).await;
+        if let Some(archive) = archive {
+            self.keep_files(&guest, archive).await;
+        }
         if !matches!(timeout(ANSWER, guest.end(EndReason::Reset)).await, Ok(Ok(()))) {
             tracing::debug!(sandbox = %id, "does not end itself");
             return Ok(self.engine.end(id).await?);
@@ -240,11 +264,8 @@ impl Operator {
         }
     }
 
-    /// Where that fails the last archive stands, and its session's next call is told of when it is.
-    async fn keep_files(&self, guest: &Guest) {
-        let Some(archive) = &self.archive else {
-            return;
-        };
+    /// Where that fails the last archive stands.
+    async fn keep_files(&self, guest: &Guest, archive: &Archive) {
         let Ok(Ok(hello)) = timeout(ANSWER, guest.hello()).await else {
             return;
         };

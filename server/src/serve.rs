@@ -17,7 +17,7 @@ pub use self::reload::{Change, Changes, ReloadError, Source};
 use self::{reload::Reload, signals::Hangups};
 
 use crate::{
-    archive::{Archive, ArchiveObserver, Place, PlaceError},
+    archive::{Archive, Place, PlaceError},
     attach::{self, Attending, Socket, SocketError},
     auth::Gate,
     config::{Config, EngineKind, Loaded, Offers, PoolConfig},
@@ -141,7 +141,7 @@ impl Server {
             Pool::start(spec, Arc::clone(&engine), observer)
         });
         let pools: Vec<Pool> = pools.collect();
-        let archive = archive(&config, &secret, metrics.of_archives())?;
+        let archive = archive(&config, &secret, &metrics)?;
         let sessions = Sessions::archiving(secret.clone(), Arc::clone(&engine), pools, archive.clone());
         let digest = watch::Sender::new(attach::digest(&config, &secret));
         let offers = Offers::from(&*config);
@@ -386,11 +386,7 @@ pub fn secret(config: &Config) -> Result<Secret, StateError> {
     }
 }
 
-pub(crate) fn archive(
-    config: &Config,
-    secret: &Secret,
-    observer: Arc<dyn ArchiveObserver>,
-) -> Result<Option<Archive>, ServeError> {
+fn archive(config: &Config, secret: &Secret, metrics: &Metrics) -> Result<Option<Archive>, ServeError> {
     let Some(place) = config.archive.place(&config.state_dir) else {
         return Ok(None);
     };
@@ -399,7 +395,7 @@ pub(crate) fn archive(
         &config.engine.deployment,
         secret.clone(),
         config.archive.allowance(),
-        observer,
+        metrics.of_archives(),
     );
     archive.map(Some).map_err(|source| ServeError::Archive {
         place: Box::new(place),

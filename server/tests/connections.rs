@@ -7,6 +7,7 @@ mod support;
 use std::{fs, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
+use greenroom::engine::Engine as _;
 use http::{Request, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
@@ -29,15 +30,19 @@ async fn a_place_is_free_once_who_has_it_was_answered() {
     let request = Request::post("/pools/python/executions?identifier=holder-0001")
         .header(header::HOST, house.address.to_string())
         .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from_static(br#"{"code":"wait 500\nresult 7"}"#)))
+        .body(Full::new(Bytes::from_static(
+            br#"{"code":"wait 1000\nresult 7"}"#,
+        )))
         .unwrap();
     let answered = async {
         let response = send.send_request(request).await.unwrap();
         response.into_body().collect().await.unwrap().to_bytes()
     };
     let other = async {
-        // The place is taken by now, by one that is being answered.
-        sleep(Duration::from_millis(100)).await;
+        // The place is taken, by one that is being answered.
+        while !house.engine.list().await.unwrap().iter().any(|one| one.adopted) {
+            sleep(Duration::from_millis(10)).await;
+        }
         house.send("GET", "/healthz", &[], "").await
     };
     let (answer, other) = timeout(PATIENCE, async { tokio::join!(answered, other) })

@@ -442,10 +442,11 @@ async fn bad_requests_are_answered_in_azures_envelope() {
 
 /// What a browser says of an image on another site's page, and of a link there that was followed.
 const EMBEDDED: [(&str, &str); 2] = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")];
-const FOLLOWED: [(&str, &str); 3] = [
+const FOLLOWED: [(&str, &str); 4] = [
     ("sec-fetch-site", "cross-site"),
     ("sec-fetch-mode", "navigate"),
     ("sec-fetch-dest", "document"),
+    ("sec-fetch-user", "?1"),
 ];
 
 async fn bound(house: &House) -> usize {
@@ -493,7 +494,7 @@ async fn pages_of_other_sites_reach_programs_that_are_there() {
 /// What a pool holds is asked of one that is given back: nobody loses their sandbox for it.
 #[tokio::test]
 async fn asking_what_a_pool_is_costs_no_sandbox() {
-    let house = House::open("[pool.python]\nwarm = 1\nmax = 3\nevict_after = \"1s\"").await;
+    let house = House::open("[pool.python]\nwarm = 1\nmax = 2\nevict_after = \"1s\"").await;
     let mut census = house.front.server.pool.census();
     census.wait_for(|census| census.counts.warm == 1).await.unwrap();
     let warm = house.engine.names();

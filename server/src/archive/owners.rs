@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, stream};
 use greenroom_protocol::KeyDigest;
 use tokio::time::timeout;
 
-use super::{Shared, store::StoreError, sweep::Kept};
+use super::{SaveError, Shared, store::StoreError, sweep::Kept};
 use crate::conversation::{Owner, SessionName};
 
 /// Headers that are read at a time.
@@ -22,6 +22,11 @@ const LOOKED_UP: Duration = Duration::from_secs(120);
 pub(super) struct Owners(HashMap<(String, SystemTime), Option<Owner>>);
 
 impl Owners {
+    /// Whether it was read.
+    pub(super) fn knows(&self, archive: &Kept) -> bool {
+        self.0.contains_key(&key(archive))
+    }
+
     /// Whose it is, if it says so.
     pub(super) fn of(&self, archive: &Kept) -> Option<Owner> {
         self.0.get(&key(archive)).copied().flatten()
@@ -49,16 +54,21 @@ impl Shared {
             .buffer_unordered(READS);
         let all = timeout(LOOKED_UP, async {
             while let Some((owner, archive)) = read.next().await {
-                owners.0.insert(archive, owner);
+                // One that cannot be read now is read by the next sweep.
+                if let Ok(owner) = owner {
+                    owners.0.insert(archive, owner);
+                }
             }
         });
         all.await.map_err(|_| StoreError::Slow(LOOKED_UP.as_secs()))
     }
 
-    /// What an archive says of its owner. One that is damaged, or cannot be read, says nothing.
-    async fn says(&self, name: &str) -> Option<Owner> {
-        let digits = KeyDigest(name.strip_prefix("gr-")?.to_owned());
-        let name = SessionName::from_digest(&digits)?;
-        self.known(&name).await.ok()??.owner
+    /// What an archive says of its owner. One that is damaged says nothing.
+    async fn says(&self, name: &str) -> Result<Option<Owner>, SaveError> {
+        let digits = name.strip_prefix("gr-").map(str::to_owned);
+        let Some(name) = digits.and_then(|digits| SessionName::from_digest(&KeyDigest(digits))) else {
+            return Ok(None);
+        };
+        Ok(self.known(&name).await?.and_then(|stamp| stamp.owner))
     }
 }

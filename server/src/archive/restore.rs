@@ -24,6 +24,8 @@ use crate::{
 
 /// One archive as a whole: less than an opening may take.
 const RESTORE: Duration = Duration::from_secs(60);
+/// How long the store may take to say whether there is one.
+const LOOK: Duration = Duration::from_secs(5);
 /// Before a store that has failed is asked once more: what is refused now is replaced by what the new sandbox has.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -79,24 +81,41 @@ impl Shared {
         restored
     }
 
-    async fn restore_in_turn(&self, name: &SessionName, mut fresh: impl FnMut() -> Guest) -> Restored {
-        // Most sessions have none, and wait for nobody. What is wrong with one shows below, or is over by then.
-        if let Ok(None) = self.store.header(name).await {
-            return Restored::Nothing;
-        }
-        // Waited for outside of the time: after a host's restart all come at once, and nothing is wrong with the last.
-        // Never closed.
-        let _turn = self.restores.acquire().await;
-        let restored = async {
-            let restored = self.restore_now(name, &mut fresh).await;
-            if !matches!(restored, Restored::Refused(ArchiveFault::Unreadable)) {
-                return restored;
-            }
-            sleep(AGAIN).await;
-            self.restore_now(name, &mut fresh).await
+    async fn restore_in_turn(&self, name: &SessionName, fresh: impl FnMut() -> Guest) -> Restored {
+        // Most sessions have none, and wait for nobody.
+        let answers = match timeout(LOOK, self.store.header(name)).await {
+            Ok(Ok(None)) => return Restored::Nothing,
+            Ok(Ok(Some(_))) => true,
+            Ok(Err(_)) | Err(_) => false,
         };
-        let restored = timeout(RESTORE, restored).await;
+        // Never closed.
+        let turn = self.restores.acquire();
+        let restored = if answers {
+            // Waited for outside of the time: after a host's restart all come at once, and nothing is wrong with the
+            // last.
+            let _turn = turn.await;
+            timeout(RESTORE, self.restore_or_again(name, fresh)).await
+        } else {
+            // A store that fails is to harm no call.
+            timeout(RESTORE - LOOK, async {
+                let _turn = turn.await;
+                self.restore_or_again(name, fresh).await
+            })
+            .await
+        };
         restored.unwrap_or(Restored::Refused(ArchiveFault::Unreadable))
+    }
+
+    /// A store that fails at once is asked once more, not one that lets us wait.
+    async fn restore_or_again(&self, name: &SessionName, mut fresh: impl FnMut() -> Guest) -> Restored {
+        let began = Instant::now();
+        let restored = self.restore_now(name, &mut fresh).await;
+        let has_failed = matches!(restored, Restored::Refused(ArchiveFault::Unreadable));
+        if !has_failed || began.elapsed() > AGAIN {
+            return restored;
+        }
+        sleep(AGAIN).await;
+        self.restore_now(name, &mut fresh).await
     }
 
     async fn restore_now(&self, name: &SessionName, fresh: &mut impl FnMut() -> Guest) -> Restored {

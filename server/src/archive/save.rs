@@ -70,14 +70,15 @@ impl SaveError {
                 refusal.kind,
                 RefusalKind::NotFound | RefusalKind::Internal | RefusalKind::BadRequest
             ),
-            Self::Guest(_) | Self::Dawdles => true,
-            Self::Store(_) | Self::Slow(_) => false,
+            Self::Guest(_) => true,
+            Self::Dawdles | Self::Store(_) | Self::Slow(_) => false,
         }
     }
 
     /// Whether the same files may be archived later.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self.outcome(), "busy" | "store")
+        // One that is slow may have had too little of the processors.
+        matches!(self, Self::Dawdles) || matches!(self.outcome(), "busy" | "store")
     }
 
     fn outcome(&self) -> &'static str {

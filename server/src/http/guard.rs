@@ -19,6 +19,8 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// What becomes of the answer.
 const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+/// That somebody has clicked, or typed.
+const FETCH_USER: HeaderName = HeaderName::from_static("sec-fetch-user");
 /// That nobody has asked for it yet.
 const PURPOSE: HeaderName = HeaderName::from_static("sec-purpose");
 
@@ -164,10 +166,14 @@ fn is_foreign(headers: &HeaderMap) -> bool {
     sites.any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"))
 }
 
-/// Whether somebody has followed a link. A page can load any number of frames, and have pages fetched beforehand.
+/// Whether somebody has followed a link. A page can load any number of frames, have pages fetched beforehand, and lead
+/// its own window elsewhere again and again. Safari does not say who clicked, so that its links are taken for embedded.
 fn is_followed(headers: &HeaderMap) -> bool {
     let says = |name, what: &str| headers.get(name).is_some_and(|value| value == what);
-    says(FETCH_MODE, "navigate") && says(FETCH_DEST, "document") && !headers.contains_key(PURPOSE)
+    says(FETCH_MODE, "navigate")
+        && says(FETCH_DEST, "document")
+        && says(FETCH_USER, "?1")
+        && !headers.contains_key(PURPOSE)
 }
 
 /// The origin of a page.
@@ -420,16 +426,24 @@ mod tests {
             ("sec-fetch-site", "cross-site"),
             ("sec-fetch-mode", "navigate"),
             ("sec-fetch-dest", "document"),
+            ("sec-fetch-user", "?1"),
             ("sec-purpose", "prefetch"),
         ];
-        let frame = [followed[0], followed[1], ("sec-fetch-dest", "iframe")];
+        let frame = [
+            followed[0],
+            followed[1],
+            ("sec-fetch-dest", "iframe"),
+            followed[3],
+        ];
         let program = "/pools/my-app/x?identifier=conv-0001";
         for (target, headers, expected) in [
-            (program, &followed[..3], Ok(Came::ByLink)),
+            (program, &followed[..4], Ok(Came::ByLink)),
+            // A script leads its window elsewhere.
+            (program, &followed[..3], Ok(Came::Embedded)),
             (program, &followed[..], Ok(Came::Embedded)),
             (program, &frame[..], Ok(Came::Embedded)),
-            ("/sse", &followed[..3], Err(Refusal::Page)),
-            ("/metrics", &followed[..3], Err(Refusal::Page)),
+            ("/sse", &followed[..4], Err(Refusal::Page)),
+            ("/metrics", &followed[..4], Err(Refusal::Page)),
         ] {
             assert_eq!(asked(&guard(), target, headers), expected, "{target} {headers:?}");
         }

@@ -16,7 +16,7 @@ use futures_util::{StreamExt as _, stream};
 use greenroom_protocol::{EndReason, LeaseState, RefusalKind};
 use tokio::{
     sync::Semaphore,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{OpenError, RESET, Shared};
@@ -34,9 +34,10 @@ const ASKED: usize = 8;
 /// Sessions that are tried for one place: some have files that cannot be kept, some wake up.
 const TRIES: usize = 4;
 
-/// How long files may take to be archived: 256 MiB take half of it. Where they take longer, another makes room.
-const ARCHIVING: Duration = Duration::from_secs(20);
-/// A search as a whole, its wait for those before it included: whoever needs room hears then that there is none.
+/// How long files may take to be archived: 256 MiB take most of it. Where they take longer, another makes room.
+const ARCHIVING: Duration = Duration::from_secs(12);
+/// How long a search goes on to begin with another, its wait for those before it included: whoever needs room hears then
+/// that there is none. One that was begun with is seen through, or its end would be told to nobody.
 const SEARCH: Duration = Duration::from_secs(30);
 /// How long a session that has made no room is asked last.
 const ASIDE: Duration = Duration::from_secs(300);
@@ -94,15 +95,10 @@ impl Shared {
     /// # Errors
     /// The engine failed.
     pub(super) async fn make_room(&self, pool: &PoolName, after: Duration) -> Result<Room, OpenError> {
-        let search = async {
-            // Never closed.
-            let _turn = self.evictions.turn.acquire().await;
-            self.search_room(pool, after).await
+        let by = Instant::now() + SEARCH;
+        let Ok(_turn) = timeout_at(by, self.evictions.turn.acquire()).await else {
+            return Ok(Room::None);
         };
-        timeout(SEARCH, search).await.unwrap_or(Ok(Room::None))
-    }
-
-    async fn search_room(&self, pool: &PoolName, after: Duration) -> Result<Room, OpenError> {
         let listed = self.engine.list().await?;
         let bound = listed.into_iter().filter(|sandbox| {
             sandbox.pool == *pool && sandbox.adopted && sandbox.state == ListedState::Running
@@ -116,9 +112,10 @@ impl Shared {
             failed.contains_key(candidate.guest.id())
         });
         for candidate in in_turn.into_iter().take(TRIES) {
+            if Instant::now() >= by {
+                break;
+            }
             let id = candidate.guest.id();
-            // Until it has made room: the search may be given up over it.
-            self.evictions.note_failed(id);
             match self.evict(&candidate, after).await {
                 Ok(Room::Made) => {
                     tracing::info!(session = candidate.name.short(), sandbox = %id, %pool, "made room for another session");
@@ -127,6 +124,7 @@ impl Shared {
                 Ok(Room::None) => {}
                 Err(error) => tracing::debug!(sandbox = %id, %error, "makes no room"),
             }
+            self.evictions.note_failed(id);
         }
         Ok(Room::None)
     }

@@ -72,9 +72,11 @@ pub(super) async fn forward(
         Opened::Session(session) => *session,
         Opened::Answer(answer) => return Ok(*answer),
     };
-    // The pool may have changed since the sandbox was made: its program listens where it did. One that is lost says so
-    // when it is asked.
-    let port = session.guest.port().await.ok().flatten().unwrap_or(today);
+    // The pool may have changed since the sandbox was made: its program listens where it did.
+    let port = match session.guest.port().await {
+        Ok(port) => port.unwrap_or(today),
+        Err(error) => return Err(unanswered(call, &session, today, &Unanswered::Guest(error)).await),
+    };
     let (request, incoming) = outgoing(request, &target);
     let sent = timeout(
         container.answer_timeout,
