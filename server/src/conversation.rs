@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use greenroom_protocol::KeyDigest;
+use greenroom_protocol::{KeyDigest, LeaseState};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -252,7 +252,15 @@ impl SessionName {
         std::array::from_fn(|n| digit(2 * n))
     }
 
-    /// Reads one that a sandbox's lease shows: what it says is not to be believed before the engine says the same.
+    /// Whose a sandbox is, as its lease shows it: that is not to be believed before the engine says the same.
+    pub(crate) fn of(lease: &LeaseState) -> Option<Self> {
+        match lease {
+            LeaseState::Bound(view) => Self::from_digest(&view.key),
+            LeaseState::Unbound | LeaseState::Ending(_) => None,
+        }
+    }
+
+    /// Reads the digits back.
     pub(crate) fn from_digest(digest: &KeyDigest) -> Option<Self> {
         let digits = &digest.0;
         let is_name = digits.len() == 64 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));

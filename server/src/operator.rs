@@ -269,10 +269,7 @@ impl Operator {
         let Ok(Ok(hello)) = timeout(ANSWER, guest.hello()).await else {
             return;
         };
-        let LeaseState::Bound(lease) = hello.lease else {
-            return;
-        };
-        let Some(name) = SessionName::from_digest(&lease.key) else {
+        let Some(name) = SessionName::of(&hello.lease) else {
             return;
         };
         // Whose it is the engine says: one that claims to be another session's is not archived as that one's.

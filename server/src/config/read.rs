@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use greenroom_tool_schemas::ToolName;
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -17,8 +18,6 @@ use super::{
     units::{HOUR, MINUTE, SECOND},
     values::Tools,
 };
-use greenroom_tool_schemas::ToolName;
-
 /// What a configuration is made from.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {

@@ -10,7 +10,6 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
-use greenroom_protocol::LeaseState;
 use tokio::time::{Instant, timeout};
 
 use crate::{
@@ -95,11 +94,7 @@ async fn see_to(engine: &Arc<dyn Engine>, id: &SandboxId) -> Result<Seen, Engine
         Ok(Err(_)) | Err(_) => return Ok(Seen::Stays),
     };
     // It cannot claim to be another session's: only who was bound to that knows its digest.
-    let name = match &lease {
-        LeaseState::Bound(view) => SessionName::from_digest(&view.key),
-        LeaseState::Unbound | LeaseState::Ending(_) => None,
-    };
-    let Some(name) = name else {
+    let Some(name) = SessionName::of(&lease) else {
         return Ok(Seen::Stays);
     };
     match engine.put_back(id, &name).await {
