@@ -67,16 +67,18 @@ pub(crate) fn with_descendants(table: &[Process], mut family: BTreeSet<i32>) -> 
     }
 }
 
-/// Clock ticks since boot, as [`Process::started`] counts them.
-pub(crate) fn now() -> Option<u64> {
-    uptime(&fs::read_to_string("/proc/uptime").ok()?)
+/// Clock ticks since boot, as [`Process::started`] counts them, of a moment that is just over: whatever starts from
+/// here on has as many or more. gVisor rounds the text to the nearest tick, and cuts what it says of a process.
+pub(crate) fn just_now() -> Option<u64> {
+    just_before(&fs::read_to_string("/proc/uptime").ok()?)
 }
 
-/// The ticks, a hundred a second, that the text of `/proc/uptime` says.
-fn uptime(text: &str) -> Option<u64> {
+/// One less than the ticks, a hundred a second, that the text of `/proc/uptime` says.
+fn just_before(text: &str) -> Option<u64> {
     let (seconds, hundredths) = text.split_whitespace().next()?.split_once('.')?;
     let seconds: u64 = seconds.parse().ok()?;
-    Some(seconds.checked_mul(100)? + hundredths.get(..2)?.parse::<u64>().ok()?)
+    let ticks = seconds.checked_mul(100)? + hundredths.get(..2)?.parse::<u64>().ok()?;
+    Some(ticks.saturating_sub(1))
 }
 
 /// Whether a process was started with `tag`, a whole `NAME=value`, in its environment. False where that may
@@ -178,15 +180,17 @@ mod tests {
 
     #[test]
     fn time_is_told_in_ticks() {
-        assert_eq!(uptime("8123.07 0.00\n"), Some(812_307));
-        assert_eq!(uptime("never"), None);
+        // Rounded from 8123.066, at which a process starts whose entry says 812306.
+        assert_eq!(just_before("8123.07 0.00\n"), Some(812_306));
+        assert_eq!(just_before("0.00 0.00\n"), Some(0));
+        assert_eq!(just_before("never"), None);
         let own = std::process::id().cast_signed();
         let started = all()
             .iter()
             .find(|process| process.pid == own)
             .map(|process| process.started);
-        let (started, now) = (started.unwrap(), now().unwrap());
-        assert!(started <= now && now < started + 100 * 3600, "{started} {now}");
+        let (started, now) = (started.unwrap(), just_now().unwrap());
+        assert!(started <= now + 1 && now < started + 100 * 3600, "{started} {now}");
     }
 
     #[test]

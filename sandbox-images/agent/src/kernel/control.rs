@@ -101,7 +101,7 @@ impl Control {
         if phase == Phase::Sent {
             state.interrupted = false;
             // Without a clock everybody is interrupted, as in a terminal.
-            state.since = processes::now().unwrap_or(0);
+            state.since = processes::just_now().unwrap_or(0);
         }
         if phase == Phase::Running && state.interrupted {
             state.signal();
