@@ -4,6 +4,7 @@
 //! ```text
 //! guest ── tar ──▶ seal ──▶ store      after changes, before an end, before a server leaves   (`save`, `vigil`)
 //! guest ◀── tar ── open ◀── store      before a fresh sandbox gets the session's name         (`restore`)
+//!                             ✗        on `reset_session`, for what is still on its way, too    (`forget`)
 //! ```
 //! Everything streams: an archive costs a few megabytes of memory, whatever its size. What comes from inside is
 //! opaque here, bounded, and goes back to the same session only: a hostile archive meets a guest's rights in a fresh
@@ -18,8 +19,10 @@
 //! Half an archive never takes the place of a whole one, and half a one is never unpacked. A store that fails harms
 //! no call: that is logged, counted, and said where files are missed.
 
+mod forget;
 mod owners;
 mod plan;
+mod quota;
 mod restore;
 mod save;
 mod seal;
@@ -42,11 +45,9 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
-    owners::Owners,
     plan::Stirred,
     save::SAVE,
-    store::{Store, StoreError},
-    sweep::{outdated, size_of, too_many},
+    store::Store,
     vigil::{Vigil, Watched},
 };
 pub use self::{
@@ -67,10 +68,6 @@ const SAVES: u32 = 2;
 const RESTORES: usize = 4;
 /// Between two attempts to archive what somebody archives already.
 const BUSY: Duration = Duration::from_millis(250);
-/// Between two sweeps of the store …
-const SWEEP: Duration = Duration::from_secs(600);
-/// … and at least, where archives are written meanwhile.
-const SWEEP_AGAIN: Duration = Duration::from_secs(10);
 
 /// What may be kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,8 +133,6 @@ struct Shared {
     restores: Semaphore,
     /// Sandboxes that are watched.
     watched: Mutex<HashMap<SandboxId, Arc<Watched>>>,
-    /// Sessions whose files were to be forgotten, and when: no archive that was begun before is to come after.
-    forgotten: Mutex<HashMap<SessionName, Instant>>,
     written: Notify,
     closing: CancellationToken,
 }
@@ -183,7 +178,6 @@ impl Archive {
             saves: Semaphore::new(SAVES as usize),
             restores: Semaphore::new(RESTORES),
             watched: Mutex::default(),
-            forgotten: Mutex::default(),
             written: Notify::new(),
             closing,
         });
@@ -240,11 +234,10 @@ impl Archive {
         self.shared.restore(name, fresh).await
     }
 
-    /// Forgets a session's files, as far as the store does.
-    pub async fn forget(&self, name: &SessionName) {
-        self.shared.note_forgotten(name);
-        if let Err(error) = self.shared.store.remove(name).await {
-            tracing::warn!(session = name.short(), %error, "an archive could not be removed");
+    /// Forgets a session's files as they were up to that time, as far as the store does.
+    pub async fn forget(&self, name: &SessionName, up_to: SystemTime) {
+        if let Err(error) = self.shared.forget(name, up_to).await {
+            tracing::warn!(session = name.short(), %error, "an archive could not be forgotten");
         }
     }
 
@@ -288,74 +281,6 @@ impl Shared {
         sessions
             .find(|session| session.name == *name)
             .map(|session| session.owner)
-    }
-
-    fn note_forgotten(&self, name: &SessionName) {
-        let now = Instant::now();
-        let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
-        forgotten.retain(|_, at| now.duration_since(*at) < SAVE);
-        forgotten.insert(name.clone(), now);
-    }
-
-    fn was_forgotten_since(&self, name: &SessionName, begun: Instant) -> bool {
-        let forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
-        forgotten.get(name).is_some_and(|at| *at >= begun)
-    }
-
-    async fn keep_swept(&self) {
-        let mut owners = Owners::default();
-        loop {
-            if let Err(error) = self.sweep(&mut owners).await {
-                tracing::warn!(%error, "the archives could not be swept");
-            }
-            sleep(SWEEP_AGAIN).await;
-            // Either way it is time: archives were written, or some have become old.
-            let _ = timeout(SWEEP, self.written.notified()).await;
-        }
-    }
-
-    async fn sweep(&self, owners: &mut Owners) -> Result<(), StoreError> {
-        let mut kept = self.store.list().await?;
-        let all: u64 = kept.iter().map(|archive| archive.bytes).sum();
-        let sizes: HashMap<String, u64> = kept
-            .iter()
-            .map(|archive| (archive.name.clone(), archive.bytes))
-            .collect();
-        let Allowance { total, keep, .. } = self.allowance;
-        let mut go = outdated(&mut kept, keep, SystemTime::now());
-        let mut first = Ok(());
-        if size_of(&kept) > u128::from(total.bytes()) {
-            first = self.look_up(owners, &kept).await;
-            // Those that nobody could read just now stay, and take their room.
-            let unread: Vec<_> = kept.extract_if(.., |archive| !owners.knows(archive)).collect();
-            if first.is_ok() {
-                let room = u128::from(total.bytes()).saturating_sub(size_of(&unread));
-                let room = u64::try_from(room).unwrap_or(u64::MAX);
-                go.extend(too_many(kept, room, |archive| owners.of(archive)));
-            }
-        }
-        let (mut left, mut gone) = (all, 0);
-        for name in &go {
-            match self.store.remove_named(name).await {
-                Ok(()) => {
-                    gone += 1;
-                    left = left.saturating_sub(sizes.get(name).copied().unwrap_or_default());
-                }
-                // One that stays keeps no other.
-                Err(error) => first = first.and(Err(error)),
-            }
-        }
-        if gone > 0 {
-            tracing::info!(
-                count = gone,
-                "archives that were too old or too many were removed"
-            );
-        }
-        self.observer.observe(ArchiveEvent::Swept { bytes: left, gone });
-        if let Err(error) = self.store.clear_drafts().await {
-            tracing::debug!(%error, "drafts of archives could not be cleared");
-        }
-        first
     }
 }
 

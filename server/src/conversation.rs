@@ -260,6 +260,12 @@ impl SessionName {
         }
     }
 
+    /// Reads back what [`Display`](fmt::Display) writes.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        let digits = name.strip_prefix("gr-")?;
+        Self::from_digest(&KeyDigest(digits.to_owned()))
+    }
+
     /// Reads the digits back.
     pub(crate) fn from_digest(digest: &KeyDigest) -> Option<Self> {
         let digits = &digest.0;

@@ -26,7 +26,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::FutureExt as _;
@@ -309,10 +309,12 @@ impl Sessions {
     pub async fn reset(&self, key: &SessionKey) -> Result<Reset, OpenError> {
         let name = self.shared.secret.session_name(key);
         // Before, in case that this server dies in between; and after, since up to its end a sandbox may be archived.
-        self.shared.forget(&name).await;
-        let reset = self.end(&name).await?;
-        self.shared.forget(&name).await;
-        Ok(reset)
+        self.shared.forget(&name, SystemTime::now()).await;
+        let Some(ending) = self.end(&name).await? else {
+            return Ok(Reset::Nothing);
+        };
+        self.shared.forget(&name, ending).await;
+        Ok(Reset::Ended)
     }
 
     /// The same, but the next sandbox gets the files of this one; where this one cannot be asked for them any more, as
@@ -336,19 +338,23 @@ impl Sessions {
                 Err(error) => return Err(OpenError::NotKept(Arc::new(error))),
             }
         }
-        self.end(&name).await
+        let ended = self.end(&name).await?;
+        Ok(ended.map_or(Reset::Nothing, |_| Reset::Ended))
     }
 
-    async fn end(&self, name: &SessionName) -> Result<Reset, OpenError> {
+    /// Ends the session's sandbox, if there is one. Answers since when it gives no files any more, while it still has the
+    /// session's name.
+    async fn end(&self, name: &SessionName) -> Result<Option<SystemTime>, OpenError> {
         let id = match self.shared.find_or_bring_back(name).await?.place {
             Place::Running(id) | Place::Ending(id) => id,
-            Place::Exited(_) | Place::Absent => return Ok(Reset::Nothing),
+            Place::Exited(_) | Place::Absent => return Ok(None),
         };
-        let ending = match self.shared.reach(name, &id).await {
+        let asked = match self.shared.reach(name, &id).await {
             Ok(guest) => guest.end(EndReason::Reset).await,
             Err(error) => Err(error),
         };
-        match ending {
+        let ending = SystemTime::now();
+        match asked {
             Ok(()) | Err(GuestError::Ended(_)) => {
                 if !self.shared.has_ended(name, &id, RESET).await? {
                     self.shared.engine.end(&id).await?;
@@ -367,7 +373,7 @@ impl Sessions {
         let fate = Some(RestartReason::Reset);
         let bond = None;
         self.shared.table.remember(name, Memory { id, fate, bond });
-        Ok(Reset::Ended)
+        Ok(Some(ending))
     }
 
     /// The newest sandbox of a session that has ended and whose news is not told yet, and what it has left behind.
@@ -492,9 +498,9 @@ impl Shared {
         }
     }
 
-    async fn forget(&self, name: &SessionName) {
+    async fn forget(&self, name: &SessionName, up_to: SystemTime) {
         if let Some(archive) = &self.archive {
-            archive.forget(name).await;
+            archive.forget(name, up_to).await;
         }
     }
 

@@ -6,7 +6,7 @@ mod support;
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -46,23 +46,15 @@ struct Room {
 impl Room {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let allowance = Allowance {
-            session: Size::mib(4),
-            total: Size::mib(64),
-            keep: Duration::from_secs(3600),
-        };
-        let secret = Secret::new([7; 32]);
-        let archive = Archive::open(
-            &Place::Folder(folder.path().join("a")),
-            "d",
-            secret,
-            allowance,
-            Arc::new(()),
-        );
         Self {
-            archive: archive.unwrap(),
+            archive: archive_in(&folder),
             folder,
         }
+    }
+
+    /// As another server has it.
+    fn archive_of_its_place(&self) -> Archive {
+        archive_in(&self.folder)
     }
 
     fn file(&self) -> PathBuf {
@@ -98,6 +90,16 @@ impl Room {
         assert!(matches!(restored, Restored::Kept { .. }), "{restored:?}");
         got.pop().unwrap().1.unwrap()
     }
+}
+
+fn archive_in(folder: &TempDir) -> Archive {
+    let place = Place::Folder(folder.path().join("a"));
+    let allowance = Allowance {
+        session: Size::mib(4),
+        total: Size::mib(64),
+        keep: Duration::from_secs(3600),
+    };
+    Archive::open(&place, "d", Secret::new([7; 32]), allowance, Arc::new(())).unwrap()
 }
 
 fn packed(mark: &str, numbers: &str, mut answer: Answer) -> Answer {
@@ -146,7 +148,7 @@ async fn what_was_stored_comes_back() {
         format!("http://agent/archive?as_of={as_of_ms}&left_out=1")
     );
     assert!(got[0].1.as_ref().unwrap() == &content);
-    room.archive.forget(&name("tea")).await;
+    room.archive.forget(&name("tea"), SystemTime::now()).await;
     assert!(matches!(room.restore().await.0, Restored::Nothing));
 }
 
@@ -266,16 +268,66 @@ async fn what_was_forgotten_while_it_was_archived_does_not_come_back() {
         std::future::ready(packed(MARK, "1 1 0", streaming(rest)))
     });
     let guest = agent.guest().await;
+    let other_server = room.archive_of_its_place();
     let forget = async {
         begun.notified().await;
-        room.archive.forget(&name("tea")).await;
+        other_server.forget(&name("tea"), SystemTime::now()).await;
         forgotten.notify_one();
     };
     let (saved, ()) = tokio::join!(room.save(&guest), forget);
     assert_eq!(saved.unwrap(), Saved::Yielded);
     assert!(matches!(room.restore().await.0, Restored::Nothing));
     // Later ones may come.
+    later().await;
     assert_eq!(room.save(&holding("new").await).await.unwrap(), Saved::Stored);
+    assert_eq!(room.content().await, "new");
+}
+
+/// A server that is killed between the last byte and its last look leaves an archive that nobody wants any more.
+#[tokio::test]
+async fn an_archive_that_comes_after_it_was_forgotten_is_none() {
+    let room = Room::new();
+    room.save(&holding("one").await).await.unwrap();
+    let archived = fs::read(room.file()).unwrap();
+    later().await;
+    room.archive.forget(&name("tea"), SystemTime::now()).await;
+    assert!(!room.file().exists());
+    fs::write(room.file(), &archived).unwrap();
+    assert!(!room.archive.has(&name("tea")).await);
+    let (restored, got) = room.restore().await;
+    assert!(matches!(restored, Restored::Nothing), "{restored:?}");
+    assert!(got.is_empty());
+    // Its mark is not to keep the sandbox from giving its files: it is the same, in another sandbox.
+    later().await;
+    assert_eq!(room.save(&holding("one").await).await.unwrap(), Saved::Stored);
+    assert_eq!(room.content().await, "one");
+
+    fs::write(room.file(), &archived).unwrap();
+    let mark = room.file().with_extension("forgotten");
+    age(&mark, Duration::from_secs(2 * 3600));
+    let sweeping = room.archive_of_its_place();
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while mark.exists() {
+            later().await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(
+        !room.file().exists(),
+        "what the mark kept away comes back without it"
+    );
+    drop(sweeping);
+}
+
+/// Times are counted in milliseconds.
+async fn later() {
+    tokio::time::sleep(Duration::from_millis(5)).await;
+}
+
+fn age(file: &Path, by: Duration) {
+    let file = fs::File::options().write(true).open(file).unwrap();
+    file.set_modified(SystemTime::now() - by).unwrap();
 }
 
 /// Two servers, or a reset while a vigil is at work: who comes second waits for the first, and archives what it may
@@ -336,13 +388,7 @@ async fn an_archive_that_cannot_be_removed_keeps_no_other() {
     for (file, hours) in [("stuck/stuck", 2), ("old", 3), ("new", 0)] {
         let file = folder.join(file);
         fs::write(&file, "four").unwrap();
-        let written = SystemTime::now() - Duration::from_secs(3600 * hours);
-        fs::File::options()
-            .write(true)
-            .open(file)
-            .unwrap()
-            .set_modified(written)
-            .unwrap();
+        age(&file, Duration::from_secs(3600 * hours));
     }
     let (told, mut swept) = mpsc::channel(16);
     let allowance = Allowance {

@@ -190,7 +190,10 @@ mod tests {
             .find(|process| process.pid == own)
             .map(|process| process.started);
         let (started, now) = (started.unwrap(), just_now().unwrap());
-        assert!(started <= now + 1 && now < started + 100 * 3600, "{started} {now}");
+        assert!(
+            started <= now + 1 && now < started + 100 * 3600,
+            "{started} {now}"
+        );
     }
 
     #[test]

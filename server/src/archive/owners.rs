@@ -6,10 +6,9 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
-use greenroom_protocol::KeyDigest;
 use tokio::time::timeout;
 
-use super::{SaveError, Shared, store::StoreError, sweep::Kept};
+use super::{Shared, quota::Kept, store::StoreError};
 use crate::conversation::{Owner, SessionName};
 
 /// Headers that are read at a time.
@@ -64,11 +63,10 @@ impl Shared {
     }
 
     /// What an archive says of its owner. One that is damaged says nothing.
-    async fn says(&self, name: &str) -> Result<Option<Owner>, SaveError> {
-        let digits = name.strip_prefix("gr-").map(str::to_owned);
-        let Some(name) = digits.and_then(|digits| SessionName::from_digest(&KeyDigest(digits))) else {
+    async fn says(&self, name: &str) -> Result<Option<Owner>, StoreError> {
+        let Some(name) = SessionName::parse(name) else {
             return Ok(None);
         };
-        Ok(self.known(&name).await?.and_then(|stamp| stamp.owner))
+        Ok(self.stamped(&name).await?.and_then(|stamp| stamp.owner))
     }
 }

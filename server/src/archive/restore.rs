@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     ArchiveEvent, Shared,
     seal::{Opener, SealError},
-    store::Reading,
+    store::{Reading, StoreError},
 };
 use crate::{
     conversation::SessionName,
@@ -122,16 +122,18 @@ impl Shared {
         let reading = match self.store.read(name).await {
             Ok(Some(reading)) => reading,
             Ok(None) => return Restored::Nothing,
-            Err(error) => {
-                tracing::warn!(session = name.short(), %error, "the store of archives failed");
-                return Restored::Refused(ArchiveFault::Unreadable);
-            }
+            Err(error) => return unreadable(name, &error),
         };
         let limit = self.allowance.session.bytes();
         let (stamp, opener) = match Opener::new(&self.secret, name, &reading.header, limit) {
             Ok(opened) => opened,
             Err(error) => return Restored::Refused(fault(error)),
         };
+        match self.is_forgotten(name, stamp.as_of_ms).await {
+            Ok(false) => {}
+            Ok(true) => return Restored::Nothing,
+            Err(error) => return unreadable(name, &error),
+        }
         let found = Arc::new(OnceLock::new());
         let opening = Opening {
             reading,
@@ -203,6 +205,11 @@ impl Opening {
             }
         }
     }
+}
+
+fn unreadable(name: &SessionName, error: &StoreError) -> Restored {
+    tracing::warn!(session = name.short(), %error, "the store of archives failed");
+    Restored::Refused(ArchiveFault::Unreadable)
 }
 
 const fn fault(error: SealError) -> ArchiveFault {

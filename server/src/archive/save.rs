@@ -7,7 +7,8 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     ArchiveEvent, Shared,
-    seal::{Sealer, Stamp, stamp},
+    forget::millis,
+    seal::{Sealer, Stamp},
     store::{StoreError, Writing},
 };
 use crate::{
@@ -128,7 +129,6 @@ impl Shared {
     async fn save_in_turn(&self, name: &SessionName, guest: &Guest) -> Result<Saved, SaveError> {
         // Never closed.
         let _turn = self.saves.acquire().await;
-        let begun = Instant::now();
         let known = self.known(name).await?;
         let as_of_ms = millis(SystemTime::now());
         let since = known.as_ref().map(|known| known.mark.as_str());
@@ -143,7 +143,7 @@ impl Shared {
         };
         let mut writing = self.store.write(name);
         let may_come = match self.seal_into(&mut writing, name, &stamp, &mut packing).await {
-            Ok(()) => self.may_come(name, &stamp, begun).await,
+            Ok(()) => self.may_come(name, &stamp).await,
             Err(error) => Err(error),
         };
         match may_come {
@@ -157,8 +157,7 @@ impl Shared {
                 return Err(error);
             }
         }
-        if self.was_forgotten_since(name, begun) {
-            self.store.remove(name).await?;
+        if self.remove_forgotten(name).await? {
             return Ok(Saved::Yielded);
         }
         self.written.notify_one();
@@ -170,11 +169,11 @@ impl Shared {
     /// Races: a sandbox packs for one server at a time, so another's newer archive can only have come between our
     /// last byte and this look. And its session may have been reset while it was written: files that somebody wanted
     /// gone do not come back, so that is looked at once more when it has its place.
-    async fn may_come(&self, name: &SessionName, stamp: &Stamp, begun: Instant) -> Result<bool, SaveError> {
-        if self.was_forgotten_since(name, begun) {
+    async fn may_come(&self, name: &SessionName, stamp: &Stamp) -> Result<bool, SaveError> {
+        if self.is_forgotten(name, stamp.as_of_ms).await? {
             return Ok(false);
         }
-        let there = self.known(name).await?;
+        let there = self.stamped(name).await?;
         Ok(there.is_none_or(|there| there.as_of_ms <= stamp.as_of_ms))
     }
 
@@ -205,20 +204,9 @@ impl Shared {
         writing.push(&sealer.finish().map_err(sealing)?).await?;
         Ok(())
     }
-
-    /// What the archive in the store says of itself. One that is damaged says nothing, and is replaced.
-    pub(super) async fn known(&self, name: &SessionName) -> Result<Option<Stamp>, SaveError> {
-        let header = self.store.header(name).await?;
-        Ok(header.and_then(|header| stamp(&self.secret, name, &header).ok()))
-    }
 }
 
 /// How long a sandbox may have taken that has given so much. Pure.
 const fn patience(given: u64) -> Duration {
     HEAD_START.saturating_add(Duration::from_secs(given / PACE))
-}
-
-fn millis(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -19,7 +19,7 @@ use object_store::{
 };
 use tokio::{task::spawn_blocking, time::timeout};
 
-use super::{seal::HEADER_BYTES, sweep::Kept};
+use super::{quota::Kept, seal::HEADER_BYTES};
 use crate::conversation::SessionName;
 
 /// A connection to a store that is none of this machine.
@@ -32,6 +32,8 @@ const LIST: Duration = Duration::from_secs(60);
 const PART: usize = 5 << 20;
 /// Archives of one deployment: more are not looked at, the oldest of them included.
 const LISTED: usize = 100_000;
+/// What the names of marks end with, beside the archive's own.
+const MARK: &str = ".forgotten";
 /// A draft that was not written to for so long has no writer any more.
 const DRAFT: Duration = Duration::from_secs(3600);
 
@@ -96,6 +98,20 @@ pub(super) enum StoreError {
     /// It does not say anything.
     #[error("it did not answer within {0} s")]
     Slow(u64),
+}
+
+/// Everything that there is of a deployment.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) archives: Vec<Kept>,
+    pub(super) marks: Vec<Mark>,
+}
+
+/// A mark: this session's files of an earlier time were to be forgotten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) name: SessionName,
+    pub(super) written: SystemTime,
 }
 
 /// An archive as it is read.
@@ -238,19 +254,43 @@ impl Store {
         there(within(CALL, self.objects.delete(&path)).await).map(drop)
     }
 
+    /// Marks up to when a session's files are forgotten.
+    pub(super) async fn mark(&self, name: &SessionName, up_to_ms: u64) -> Result<(), StoreError> {
+        let path = self.path(&marking(name));
+        let put = self.objects.put(&path, up_to_ms.to_string().into());
+        within(CALL, put).await.map(drop)
+    }
+
+    /// What the mark says, if there is one that says anything.
+    pub(super) async fn marked(&self, name: &SessionName) -> Result<Option<u64>, StoreError> {
+        let path = self.path(&marking(name));
+        let read = async { self.objects.get(&path).await?.bytes().await };
+        let said = there(within(CALL, read).await)?;
+        Ok(said.and_then(|said| std::str::from_utf8(&said).ok()?.parse().ok()))
+    }
+
+    pub(super) async fn remove_mark(&self, name: &SessionName) -> Result<(), StoreError> {
+        self.remove_named(&marking(name)).await
+    }
+
     /// Everything that there is of this deployment.
-    pub(super) async fn list(&self) -> Result<Vec<Kept>, StoreError> {
+    pub(super) async fn list(&self) -> Result<Listing, StoreError> {
         let prefix = path::Path::from(self.deployment.as_str());
         let list = self.objects.list(Some(&prefix)).take(LISTED);
-        let kept = list.try_filter_map(async |meta| {
-            let name = meta.location.filename().map(str::to_owned);
-            Ok(name.map(|name| Kept {
-                name,
-                written: SystemTime::from(meta.last_modified),
-                bytes: meta.size,
-            }))
+        let listing = list.try_fold(Listing::default(), async |mut listing, meta| {
+            let written = SystemTime::from(meta.last_modified);
+            let name = meta.location.filename().unwrap_or_default();
+            match name.strip_suffix(MARK).and_then(SessionName::parse) {
+                Some(name) => listing.marks.push(Mark { name, written }),
+                None => listing.archives.push(Kept {
+                    name: name.to_owned(),
+                    written,
+                    bytes: meta.size,
+                }),
+            }
+            Ok(listing)
         });
-        within(LIST, kept.try_collect()).await
+        within(LIST, listing).await
     }
 
     /// Removes what servers that were killed had begun to write to a folder. Other stores do so by their own rules.
@@ -317,6 +357,11 @@ impl Writing {
             drop(within(CALL, upload.abort()).await);
         }
     }
+}
+
+/// What the mark beside a session's archive is called.
+fn marking(name: &SessionName) -> String {
+    format!("{name}{MARK}")
 }
 
 async fn within<T>(
@@ -394,7 +439,7 @@ mod tests {
             let header = store.header(&tea).await.unwrap().unwrap();
             assert_eq!(&header[..], &content[..HEADER_BYTES.min(content.len())]);
         }
-        let listed = store.list().await.unwrap();
+        let listed = store.list().await.unwrap().archives;
         assert_eq!(listed.len(), 1);
         assert_eq!(
             (listed[0].name.as_str(), listed[0].bytes),
@@ -403,7 +448,7 @@ mod tests {
         // Another deployment sees none of it.
         let other = Store::folder(&dir.path().join("a/b"), "other").unwrap();
         assert_eq!(all(&other, &tea).await, None);
-        assert_eq!(other.list().await.unwrap(), []);
+        assert_eq!(other.list().await.unwrap().archives, []);
         store.remove_named(&listed[0].name).await.unwrap();
         assert_eq!(all(&store, &tea).await, None);
     }
@@ -434,7 +479,7 @@ mod tests {
         std::mem::forget(begun);
         store.clear_drafts().await.unwrap();
         assert_eq!(files().len(), 1);
-        assert_eq!(store.list().await.unwrap().len(), 1);
+        assert_eq!(store.list().await.unwrap().archives.len(), 1);
     }
 
     #[tokio::test]

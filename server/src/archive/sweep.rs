@@ -1,138 +1,82 @@
-//! Which archives go: those that nobody came back for, and of too many the oldest of who has most. Pure.
+//! Keeping the store in bounds: archives that are too old or too many go, and with them what servers have left half
+//! done. What has to go is decided in [`super::quota`].
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::{Duration, SystemTime},
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{sleep, timeout};
+
+use super::{
+    Allowance, ArchiveEvent, Shared,
+    owners::Owners,
+    quota::{Kept, outdated, size_of, too_many},
+    store::{Listing, StoreError},
 };
 
-use crate::conversation::Owner;
+/// Between two sweeps of the store …
+const SWEEP: Duration = Duration::from_secs(600);
+/// … and at least, where archives are written meanwhile.
+const SWEEP_AGAIN: Duration = Duration::from_secs(10);
 
-/// An archive in the store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Kept {
-    /// Its name in the store.
-    pub(super) name: String,
-    pub(super) written: SystemTime,
-    pub(super) bytes: u64,
-}
-
-/// The names of those that are older than `keep`. The others stay for now.
-pub(super) fn outdated(kept: &mut Vec<Kept>, keep: Duration, now: SystemTime) -> Vec<String> {
-    // One of the future, by the store's clock, is a new one.
-    let age = |archive: &Kept| now.duration_since(archive.written).unwrap_or_default();
-    let outdated = kept.extract_if(.., |archive| age(archive) > keep);
-    outdated.map(|archive| archive.name).collect()
-}
-
-/// The names of those that have to go so that no more than `total` bytes are left: again and again the oldest one of the
-/// owner who has most, so that nobody's archives make way for another's that has more. Those of nobody knows whom are one
-/// owner's.
-pub(super) fn too_many(
-    kept: Vec<Kept>,
-    total: u64,
-    owner_of: impl Fn(&Kept) -> Option<Owner>,
-) -> Vec<String> {
-    let mut sum = size_of(&kept);
-    let mut owned: BTreeMap<Option<Owner>, Vec<Kept>> = BTreeMap::new();
-    for archive in kept {
-        owned.entry(owner_of(&archive)).or_default().push(archive);
-    }
-    let mut by_size = BTreeSet::new();
-    for (owner, archives) in &mut owned {
-        // By name where the time is the same, so that all servers choose alike.
-        archives.sort_by(|a, b| b.written.cmp(&a.written).then_with(|| a.name.cmp(&b.name)));
-        by_size.insert((size_of(archives), *owner));
-    }
-    let mut go = Vec::new();
-    while sum > u128::from(total)
-        && let Some((size, owner)) = by_size.pop_last()
-    {
-        let Some(oldest) = owned.get_mut(&owner).and_then(Vec::pop) else {
-            continue;
-        };
-        sum -= u128::from(oldest.bytes);
-        by_size.insert((size - u128::from(oldest.bytes), owner));
-        go.push(oldest.name);
-    }
-    go
-}
-
-/// No store is as large as this can be, but what it says is not ours.
-pub(super) fn size_of(archives: &[Kept]) -> u128 {
-    archives.iter().map(|archive| u128::from(archive.bytes)).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn now() -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000)
-    }
-
-    fn kept((name, age, bytes): &(&str, i64, u64)) -> Kept {
-        let ago = Duration::from_secs(age.unsigned_abs());
-        Kept {
-            name: (*name).to_owned(),
-            written: if *age < 0 { now() + ago } else { now() - ago },
-            bytes: *bytes,
+impl Shared {
+    pub(super) async fn keep_swept(&self) {
+        let mut owners = Owners::default();
+        loop {
+            if let Err(error) = self.sweep(&mut owners).await {
+                tracing::warn!(%error, "the archives could not be swept");
+            }
+            sleep(SWEEP_AGAIN).await;
+            // Either way it is time: archives were written, or some have become old.
+            let _ = timeout(SWEEP, self.written.notified()).await;
         }
     }
 
-    #[test]
-    fn the_old_go() {
-        let there = [("a", 0, 5), ("b", 100, 5), ("c", 101, 5), ("d", -50, 5)];
-        let mut archives: Vec<Kept> = there.iter().map(kept).collect();
-        assert_eq!(outdated(&mut archives, Duration::from_secs(100), now()), ["c"]);
-        assert_eq!(archives.len(), 3);
+    /// # Errors
+    /// The first failure. Where only one archive cannot be read or removed the others are swept.
+    async fn sweep(&self, owners: &mut Owners) -> Result<(), StoreError> {
+        let Listing { archives, marks } = self.store.list().await?;
+        let cleared = self.clear_marks(&marks).await;
+        let mut left = size_of(&archives);
+        let (go, chosen) = self.choose(owners, archives).await;
+        let (mut gone, mut removed) = (0, Ok(()));
+        for archive in &go {
+            match self.store.remove_named(&archive.name).await {
+                Ok(()) => {
+                    gone += 1;
+                    left -= u128::from(archive.bytes);
+                }
+                // One that stays keeps no other.
+                Err(error) => removed = removed.and(Err(error)),
+            }
+        }
+        if gone > 0 {
+            tracing::info!(
+                count = gone,
+                "archives that were too old or too many were removed"
+            );
+        }
+        let bytes = u64::try_from(left).unwrap_or(u64::MAX);
+        self.observer.observe(ArchiveEvent::Swept { bytes, gone });
+        if let Err(error) = self.store.clear_drafts().await {
+            tracing::debug!(%error, "drafts of archives could not be cleared");
+        }
+        cleared.and(chosen).and(removed)
     }
 
-    #[test]
-    fn the_oldest_of_who_has_most_go() {
-        // The first letter of a name is its owner's; nobody knows whose those are that begin with x.
-        let owner = |archive: &Kept| match archive.name.as_bytes()[0] {
-            b'x' => None,
-            letter => Some(Owner([letter; Owner::BYTES])),
-        };
-        for (there, total, go) in [
-            (&[][..], 10, &[][..]),
-            (&[("a1", 0, 5), ("a2", 100, 5)], 10, &[]),
-            (&[("a1", 3, 4), ("a2", 2, 4), ("a3", 1, 4)], 10, &["a1"]),
-            (&[("a1", 3, 1), ("a2", 2, 6), ("a3", 1, 6)], 10, &["a1", "a2"]),
-            (&[("a1", 1, 11)], 10, &["a1"]),
-            (&[("a2", 1, 6), ("a1", 1, 6)], 10, &["a2"]),
-            (&[("a1", -50, 6), ("a2", 1, 6)], 10, &["a2"]),
-            (
-                &[("a1", 1, 5), ("a2", 2, u64::MAX), ("a3", 3, 7)],
-                10,
-                &["a3", "a2"],
-            ),
-            // The oldest of all stays: its owner has little.
-            (
-                &[("a1", 9, 4), ("b1", 3, 4), ("b2", 2, 4), ("b3", 1, 4)],
-                12,
-                &["b1"],
-            ),
-            (
-                &[("a1", 9, 4), ("b1", 3, 4), ("b2", 2, 4), ("b3", 1, 4)],
-                8,
-                &["b1", "b2"],
-            ),
-            // Once they have the same, either may have to go.
-            (
-                &[("a1", 9, 4), ("b1", 3, 4), ("b2", 2, 4), ("b3", 1, 4)],
-                4,
-                &["b1", "b2", "b3"],
-            ),
-            (&[("a1", 9, 4), ("x1", 3, 4), ("x2", 2, 4)], 10, &["x1"]),
-            (
-                &[("a1", 9, 3), ("b1", 8, 3), ("x1", 3, 4), ("c1", 2, 3)],
-                9,
-                &["x1"],
-            ),
-        ] {
-            let archives = there.iter().map(kept).collect();
-            assert_eq!(too_many(archives, total, owner), go, "{there:?} {total}");
+    /// Those that have to go, as far as can be told.
+    async fn choose(&self, owners: &mut Owners, mut kept: Vec<Kept>) -> (Vec<Kept>, Result<(), StoreError>) {
+        let Allowance { total, keep, .. } = self.allowance;
+        let mut go = outdated(&mut kept, keep, SystemTime::now());
+        if size_of(&kept) <= u128::from(total.bytes()) {
+            return (go, Ok(()));
         }
+        let known = self.look_up(owners, &kept).await;
+        if known.is_ok() {
+            // Those that nobody could read just now stay, and take their room.
+            let unread: Vec<_> = kept.extract_if(.., |archive| !owners.knows(archive)).collect();
+            let room = u128::from(total.bytes()).saturating_sub(size_of(&unread));
+            let room = u64::try_from(room).unwrap_or(u64::MAX);
+            go.extend(too_many(kept, room, |archive| owners.of(archive)));
+        }
+        (go, known)
     }
 }
