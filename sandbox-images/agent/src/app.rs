@@ -148,7 +148,11 @@ impl App {
         };
         if let Err(why) = came_up {
             let why = self.with_output(&why);
-            return boot.send_modify(|boot| boot.failed = Some(why));
+            boot.send_modify(|boot| boot.failed = Some(why));
+            if *self.0.state.borrow() == State::Running {
+                self.stop(&mut child).await;
+            }
+            return;
         }
         boot.send_modify(|boot| boot.missing = boot.missing.saturating_sub(1));
         tokio::select! {

@@ -1,8 +1,9 @@
 //! A process table that is full: what is ended so that there is room in it again.
 //!
 //! A fork bomb that a run has left in the background takes every place that the guest has: no shell can fork,
-//! and no kernel can be brought back. What ends it must need no place itself, and must not race against forks,
-//! since each process that is killed makes room for another: all of them are stopped first, and killed then.
+//! and no kernel can be brought back. What ends it must need no place itself, and must win a race against forks,
+//! since each process that is killed makes room for another: where killing alone does not win it, all of them are
+//! stopped first, and killed then.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -18,6 +19,10 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(2);
 /// How long the stopping may take: each round leaves fewer that can fork.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Looks that kill at once. Most of what is left in the background forks no more; and gVisor takes a kernel's group of
+/// processes for an orphaned one when the first orphan in it ends, and sends SIGHUP to all of it, the kernel included, if
+/// one is stopped then.
+const PLAIN: u32 = 5;
 /// Looks without a victim after which there is none: what was just being forked is seen by the next.
 const QUIET: u32 = 2;
 
@@ -43,13 +48,18 @@ const fn is_nearly(count: u64, limit: u64) -> bool {
 /// descends from them. Answers how many there were.
 pub(crate) async fn thin(working: Option<Working>) -> u32 {
     let deadline = Instant::now() + PATIENCE;
-    let (mut stopped, mut quiet) = (BTreeSet::new(), 0);
+    let (mut seen, mut quiet, mut looks) = (BTreeSet::new(), 0, 0);
     while quiet < QUIET && Instant::now() < deadline {
         let table = processes::all();
         // After the table: a child of ours that stands in it is known by now.
         let victims = leftovers(&table, &child::owned(), working);
-        let fresh = victims.iter().filter(|victim| stopped.insert(**victim)).count();
-        let signal = if fresh == 0 { Signal::KILL } else { Signal::STOP };
+        let fresh = victims.iter().filter(|victim| seen.insert(**victim)).count();
+        looks += 1;
+        let signal = if looks <= PLAIN || fresh == 0 {
+            Signal::KILL
+        } else {
+            Signal::STOP
+        };
         quiet = if victims.is_empty() { quiet + 1 } else { 0 };
         for (pid, _) in &victims {
             send(*pid, signal);
@@ -59,7 +69,7 @@ pub(crate) async fn thin(working: Option<Working>) -> u32 {
     for (pid, _) in leftovers(&processes::all(), &child::owned(), working) {
         send(pid, Signal::KILL);
     }
-    u32::try_from(stopped.len()).unwrap_or(u32::MAX)
+    u32::try_from(seen.len()).unwrap_or(u32::MAX)
 }
 
 fn send(pid: i32, signal: Signal) {

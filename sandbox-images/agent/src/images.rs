@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::{self, Cursor, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     process::Stdio,
     time::Duration,
@@ -16,7 +17,10 @@ use greenroom_protocol::{
 use image::{
     DynamicImage, ImageFormat, ImageReader, Limits, codecs::jpeg::JpegEncoder, imageops::FilterType,
 };
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::{
+    fs::OFlags,
+    process::{Resource, Rlimit, setrlimit},
+};
 use tokio::{io::AsyncReadExt, time::timeout};
 
 use crate::{
@@ -80,7 +84,13 @@ pub(crate) fn mime(bytes: &[u8]) -> Option<&'static str> {
 /// The child's part: limits itself, then writes the image in `path` to standard output, made small enough.
 pub(crate) fn errand(path: &Path) -> io::Result<()> {
     limit()?;
-    let small = shrink(fs::read(path)?, IMAGE_PIXELS).map_err(io::Error::other)?;
+    // What a guest may have put there instead is waited for by nobody.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = fs::File::options().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let small = shrink(bounded(file)?, IMAGE_PIXELS).map_err(io::Error::other)?;
     io::stdout().lock().write_all(&small.bytes)
 }
 
@@ -89,15 +99,19 @@ pub(crate) fn errand(path: &Path) -> io::Result<()> {
 pub(crate) fn picture_errand(side: &str) -> io::Result<()> {
     limit()?;
     let side = side.parse().map_err(io::Error::other)?;
-    let mut bytes = Vec::new();
-    io::stdin().lock().take(FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    let small = shrink(bytes, side).map_err(io::Error::other)?;
+    let small = shrink(bounded(io::stdin().lock())?, side).map_err(io::Error::other)?;
     let mut out = io::stdout().lock();
     writeln!(out, "{}", small.pixels)?;
     out.write_all(&small.bytes)
+}
+
+fn bounded(from: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
 }
 
 /// Bounds what this process may take, for good.

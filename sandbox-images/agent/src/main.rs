@@ -27,6 +27,7 @@ use greenroom_agent::{
     kernel, platform, relay, user,
 };
 use greenroom_protocol::{AgentConfig, EndReason, LastWords, SOCKET_PATH};
+use rustix::process::Signal;
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
@@ -103,6 +104,9 @@ fn init(config: &OsStr) -> anyhow::Result<ExitCode> {
 async fn serve(config: &AgentConfig) -> anyhow::Result<ExitCode> {
     let listener = listen(Path::new(&config.socket))?;
     let mut terminate = signal(SignalKind::terminate())?;
+    // A file that has grown to its limit is a failed write and not the end of the sandbox. What this process starts has
+    // the signal as it was: a handler does not outlive an exec.
+    let _too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
     let agent = Agent::start(config, parts(config)?);
     let mut reaper = pin!(child::reap_orphans());
     loop {

@@ -108,8 +108,8 @@ impl Control {
         }
     }
 
-    /// Makes room in a process table that is full.
-    pub(super) async fn make_room(&self) {
+    /// Makes room in a process table that is full, for a kernel whose code runs in this process, if not in its own.
+    pub(super) async fn make_room(&self, code: Option<i32>) {
         if !crowd::is_full() {
             return;
         }
@@ -117,7 +117,7 @@ impl Control {
             let state = self.lock();
             let pid = state.process.as_ref().and_then(|process| process.pid);
             pid.map(|pid| crowd::Working {
-                pid: pid.as_raw_nonzero().get(),
+                pid: code.unwrap_or(pid.as_raw_nonzero().get()),
                 since: state.since,
             })
         };
@@ -137,6 +137,11 @@ impl Control {
     /// Whether the current or last run was interrupted.
     pub(super) fn is_interrupted(&self) -> bool {
         self.lock().interrupted
+    }
+
+    /// Whether the process was told to end, and all that it still says is of no use.
+    pub(super) fn is_killed(&self) -> bool {
+        self.lock().killed
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

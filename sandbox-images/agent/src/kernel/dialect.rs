@@ -34,7 +34,7 @@ pub(super) trait Dialect: fmt::Debug + Send + Sync + 'static {
     }
 
     /// What a process answers with [`Reply::Settled`] once no interrupt of an earlier run can reach it any more,
-    /// for one that would lose the next run to it.
+    /// for one that would take it for one of the next run, or lose that to it.
     fn settle(&self) -> Option<String> {
         None
     }
@@ -86,8 +86,6 @@ pub(super) struct Request<'a> {
     pub(super) figures: &'a str,
     /// Where the whole of a traceback is written that is shown in part: an absolute path.
     pub(super) traceback: &'a str,
-    /// An interrupt of an earlier run may be on its way still.
-    pub(super) stale: bool,
 }
 
 /// What a kernel's process says.

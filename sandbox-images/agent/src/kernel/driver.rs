@@ -37,6 +37,9 @@ const LINE_BYTES: usize = 2 << 20;
 /// Characters of what a process wrote that the reason of a failed start shows.
 const LAST_WORDS: usize = 2000;
 
+/// Characters of a version.
+const VERSION: usize = 100;
+
 /// An interrupt that this process ignores, as jobs in the background of a script do, would be ignored by all that it
 /// starts, for ever. One that it handles is not: a handler does not outlive an exec.
 fn heed_interrupts() {
@@ -152,11 +155,13 @@ impl<D: Dialect> Driver<D> {
             };
             match line.map(|line| line.map(|line| self.dialect.reply(&line))) {
                 Some(Ok(Ok(Reply::Ready(version)))) => {
-                    process.version = version;
+                    process.version = brief(&version, VERSION);
                     process.voice.heard();
                     return Ok(());
                 }
-                Some(Ok(Ok(Reply::Failed(reason)))) => return Err(self.start_error(reason)),
+                Some(Ok(Ok(Reply::Failed(reason)))) => {
+                    return Err(self.start_error(brief(&reason, LAST_WORDS)));
+                }
                 Some(Ok(Ok(_))) => {}
                 Some(Ok(Err(_)) | Err(_)) | None => {
                     process.child.kill();
@@ -191,6 +196,12 @@ impl<D: Dialect> Driver<D> {
     }
 }
 
+/// What a process says of itself, which code may have made it say: at most so many characters, none of them a control
+/// character.
+fn brief(text: &str, most: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(most).collect()
+}
+
 /// A socket of ours as a child expects it.
 fn blocking(stream: UnixStream) -> io::Result<OwnedFd> {
     let stream = stream.into_std()?;
@@ -209,7 +220,7 @@ impl<D: Dialect> Kernel for Driver<D> {
             return Ok(process.version.clone());
         }
         self.clear().await;
-        self.control.make_room().await;
+        self.control.make_room(None).await;
         heed_interrupts();
         let mut process = self.launch()?;
         self.boot(&mut process).await?;

@@ -194,7 +194,7 @@ impl Dialect for Jupyter {
         Ok(match said {
             Said::Ready { version, pid } => {
                 self.pid.store(pid, Ordering::Relaxed);
-                Reply::Ready(version.chars().filter(|c| !c.is_control()).take(100).collect())
+                Reply::Ready(version)
             }
             Said::Failed(reason) => Reply::Failed(reason),
             Said::Settled => Reply::Settled,
@@ -224,7 +224,7 @@ mod tests {
             version: "X\n1".into(),
             pid: 7,
         });
-        assert_eq!(jupyter.reply(&ready), Ok(Reply::Ready("X1".into())));
+        assert_eq!(jupyter.reply(&ready), Ok(Reply::Ready("X\n1".into())));
         assert_eq!(jupyter.weighed(), Some(7));
         let image = SavedImage {
             number: 2,

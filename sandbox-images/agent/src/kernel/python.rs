@@ -65,7 +65,12 @@ struct Run<'a> {
     code: &'a str,
     figures: &'a str,
     traceback: &'a str,
-    stale: bool,
+}
+
+/// What it hears after an interrupt.
+#[derive(Serialize)]
+struct Settle {
+    settle: (),
 }
 
 /// What the host says.
@@ -74,6 +79,7 @@ struct Run<'a> {
 enum Said {
     Ready(String),
     Failed(String),
+    Settled,
     Display {
         data: BTreeMap<String, String>,
         image: Option<SavedImage>,
@@ -159,8 +165,11 @@ impl Dialect for Python {
             code: run.code,
             figures: run.figures,
             traceback: run.traceback,
-            stale: run.stale,
         })
+    }
+
+    fn settle(&self) -> Option<String> {
+        Some(line(&Settle { settle: () }))
     }
 
     fn shown(&self) -> Option<&'static str> {
@@ -178,6 +187,7 @@ impl Dialect for Python {
         Ok(match said {
             Said::Ready(version) => Reply::Ready(version),
             Said::Failed(reason) => Reply::Failed(reason),
+            Said::Settled => Reply::Settled,
             Said::Display { data, image } => Reply::Shown(Shown {
                 data,
                 image: image.map(|SavedImage { number, ending }| match ending {

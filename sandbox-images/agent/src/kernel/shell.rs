@@ -134,7 +134,7 @@ pub(super) fn understood(line: &str, run: u64) -> Result<Reply, String> {
     let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
     let mut numbers = rest.split(' ').map(str::parse::<u64>);
     match (word, numbers.next(), numbers.next()) {
-        ("ready", ..) => Ok(Reply::Ready(rest.chars().take(100).collect())),
+        ("ready", ..) => Ok(Reply::Ready(rest.to_owned())),
         ("settled", Some(Ok(said)), None) if said == run => Ok(Reply::Settled),
         ("begin", Some(Ok(said)), None) if said == run => Ok(Reply::Began),
         ("end", Some(Ok(said)), Some(Ok(code))) if said == run => Ok(Reply::Done(ended(code))),

@@ -37,12 +37,14 @@ impl Voice {
         }
     }
 
-    /// As much as there is room for. A process that does not come to read it has enough to read.
-    pub(super) fn remark(&self, text: &[u8]) {
-        match self {
-            Self::Line(line) => drop(line.try_write(text)),
-            Self::Fifo(pipe, _) => drop(pipe.try_write(text)),
-        }
+    /// Says a few bytes if there is room for them, and answers whether there was: a process that does not come to read
+    /// has enough to read.
+    pub(super) fn remark(&self, text: &[u8]) -> bool {
+        let written = match self {
+            Self::Line(line) => line.try_write(text),
+            Self::Fifo(pipe, _) => pipe.try_write(text),
+        };
+        written.is_ok()
     }
 
     /// The process has begun to listen.

@@ -245,14 +245,16 @@ impl Owner {
         let outcome = loop {
             let act = tokio::select! {
                 biased;
+                // Before the work, which may have so much to do that nothing behind it gets a turn.
+                reason = over(&mut self.ending), if !matches!(stop, Stop::Killed(_)) => stop.end(reason),
+                () = &mut alarm, if stop.next().is_some() => stop.due(Instant::now()),
                 _ = shown.recv_many(&mut batch, EVENTS) => {
                     run.log.push(batch.drain(..).map(shown_event));
                     continue;
                 }
                 outcome = &mut work => break outcome,
+                // Not before: until it has begun the kernel has nothing to interrupt.
                 () = run.cancel.notified() => stop.cancel(Instant::now()),
-                reason = over(&mut self.ending), if !matches!(stop, Stop::Killed(_)) => stop.end(reason),
-                () = &mut alarm, if stop.next().is_some() => stop.due(Instant::now()),
             };
             match act {
                 Some(Act::Interrupt) => control.interrupt(),

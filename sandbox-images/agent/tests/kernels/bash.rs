@@ -227,6 +227,19 @@ async fn an_interrupt_stops_what_runs_and_keeps_the_state() {
 }
 
 #[tokio::test]
+async fn an_interrupt_before_the_first_line_is_not_lost() {
+    let mut bash = Bench::bash().await;
+    for n in 0..20 {
+        let seen = bash
+            .run_interrupted_after(n % 5, "sleep 1000; echo never")
+            .await
+            .ended(Ending::Error);
+        assert_eq!((seen.outcome.exit_code, &*seen.stdout), (Some(130), ""));
+    }
+    assert_eq!(bash.run("echo unharmed").await.stdout, "unharmed\n");
+}
+
+#[tokio::test]
 async fn an_interrupt_leaves_alone_what_earlier_runs_started() {
     let mut bash = Bench::bash().await;
     // Bash has its background jobs ignore interrupts; this one takes them.

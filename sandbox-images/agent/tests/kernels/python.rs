@@ -1,6 +1,6 @@
 //! Python: what a run shows, what it leaves behind, and what nothing that it does can break.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use greenroom_agent::kernel::{Ending, KernelEvent};
 use greenroom_protocol::{
@@ -326,6 +326,35 @@ async fn what_is_no_image_is_not_sent_as_one() {
 }
 
 #[tokio::test]
+async fn something_is_said_of_each_display() {
+    let mut python = Bench::python().await;
+    let seen = python
+        .run("from IPython.display import HTML\nfor n in range(14):\n    display(HTML('x' * 100_000))")
+        .await
+        .ended(Ending::Ok);
+    assert_eq!(seen.displays.len(), 14);
+    let whole =
+        |data: &BTreeMap<String, String>| data.get("text/html").is_some_and(|html| html.len() == 100_000);
+    let (first, last) = (&seen.displays[0].0, &seen.displays[13].0);
+    assert!(whole(first) && !whole(last), "{last:?}");
+    let said = &last["text/plain"];
+    assert!(
+        said.starts_with("xxx") && said.len() < 400 && said.contains("1024 KiB"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn nobody_waits_for_what_lies_in_the_place_of_an_image() {
+    let mut python = Bench::python().await;
+    let code = "import os\nos.makedirs('.greenroom/figures')\nos.mkfifo('.greenroom/figures/run-1-1.png')\n\
+                shown = b'{\"display\": {\"data\": {}, \"image\": {\"number\": 1, \"ending\": \"png\"}}}'\n\
+                for _ in range(100): os.write(3, shown + b'\\n')";
+    let seen = python.run(code).await.ended(Ending::Ok);
+    assert_eq!(seen.outcome.images_omitted as usize, 100 - IMAGES);
+}
+
+#[tokio::test]
 async fn subprocesses_and_native_code_are_seen_in_order() {
     let mut python = Bench::python().await;
     let code = "import os, subprocess, ctypes\nprint('1')\nos.system('echo 2')\nprint('3')\nsubprocess.run(['echo', '4'])\n\
@@ -522,23 +551,14 @@ async fn an_interrupt_stops_what_runs_and_keeps_the_state() {
 #[tokio::test]
 async fn an_interrupt_before_the_first_line_is_not_lost() {
     let mut python = Bench::python().await;
-    for _ in 0..20 {
-        let control = python.control();
-        // As soon as the request is written, whatever the process has done about it by then.
-        let interrupter = tokio::spawn(async move {
-            tokio::task::yield_now().await;
-            for _ in 0..200 {
-                control.interrupt();
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        });
+    for n in 0..50 {
         let seen = python
-            .run("import time; time.sleep(1000)")
+            .run_interrupted_after(n % 5, "import time; time.sleep(1000)")
             .await
             .ended(Ending::Error);
         assert_eq!(seen.error().name, "KeyboardInterrupt");
-        interrupter.abort();
     }
+    assert_eq!(python.run("'unharmed'").await.result(), "'unharmed'");
 }
 
 #[tokio::test]

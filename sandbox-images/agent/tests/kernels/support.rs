@@ -193,6 +193,21 @@ impl Bench {
         Seen::new(outcome, events)
     }
 
+    /// Runs code, and interrupts it once, so many turns of the runtime after it was handed over: wherever it is by then.
+    pub(crate) async fn run_interrupted_after(&mut self, turns: u32, code: &str) -> Seen {
+        let control = self.control();
+        // The run is polled first, since this task goes on until it waits.
+        let interrupting = tokio::spawn(async move {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            control.interrupt();
+        });
+        let seen = self.run(code).await;
+        interrupting.await.unwrap();
+        seen
+    }
+
     /// Starts a run and hands over the means to stop it, before it is awaited.
     pub(crate) fn control(&self) -> Arc<dyn KernelControl> {
         self.kernel.control()

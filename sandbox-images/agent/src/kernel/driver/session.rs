@@ -1,6 +1,6 @@
 //! One run in a process: the code goes in, what it shows comes out, and how it ended is judged.
 
-use std::{io, process::ExitStatus, time::Duration};
+use std::{collections::BTreeMap, io, process::ExitStatus, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::StreamExt;
@@ -28,6 +28,10 @@ use crate::{
 const DISPLAYS: u32 = 128;
 /// Text that the displays of one run may have together.
 const DISPLAY_BYTES: usize = 1 << 20;
+/// Bytes of its plain text that name a display which does not fit.
+const NAME: usize = 200;
+/// The kind of text that every display has.
+const PLAIN: &str = "text/plain";
 /// Output is sent at once, and then at most so often; a run is looked after as often.
 const TICK: Duration = Duration::from_millis(50);
 /// Ticks between two reminders.
@@ -53,6 +57,8 @@ pub(super) struct Session<'a, D> {
     displays: u32,
     display_bytes: usize,
     memory_peak: u64,
+    /// An interrupt of the run before may be on its way still.
+    stale: bool,
     began: bool,
     ticks: u32,
     waiting_ticks: u32,
@@ -88,13 +94,17 @@ impl<'a, D: Dialect> Session<'a, D> {
             displays: 0,
             display_bytes: 0,
             memory_peak: 0,
+            stale: false,
             began: false,
             ticks: 0,
             waiting_ticks: 0,
         }
     }
 
+    /// From here on an interrupt is this run's, and waits until the code runs.
     pub(super) async fn begin(&mut self, stdout: Spill, stderr: Spill) {
+        self.stale = self.control.is_interrupted();
+        self.control.enter(Phase::Sent);
         for event in self.process.stdout.begin(stdout).await {
             self.send(event).await;
         }
@@ -105,7 +115,7 @@ impl<'a, D: Dialect> Session<'a, D> {
 
     /// Hands the code over and follows it to its end.
     pub(super) async fn follow(&mut self, code: &str) -> End {
-        if self.control.is_interrupted()
+        if self.stale
             && let Some(end) = self.settle().await
         {
             return end;
@@ -116,14 +126,10 @@ impl<'a, D: Dialect> Session<'a, D> {
             code,
             figures: &figures.to_string_lossy(),
             traceback: &traceback.to_string_lossy(),
-            stale: self.control.is_interrupted(),
         });
-        self.control.enter(Phase::Sent);
         loop {
-            tokio::select! {
-                // A line that is broken shows in the process's death, or in reading from it.
-                _ = self.process.voice.say(request.as_bytes()) => {}
-                status = self.process.child.wait() => return End::Died(status),
+            if let Some(end) = self.say(&request).await {
+                return end;
             }
             if !self.dialect.says_when_it_begins() {
                 self.begins();
@@ -142,22 +148,49 @@ impl<'a, D: Dialect> Session<'a, D> {
         self.control.enter(Phase::Running);
     }
 
+    /// Meanwhile its output is read: a process may have to get rid of that before it listens.
+    async fn say(&mut self, request: &str) -> Option<End> {
+        let Process {
+            voice,
+            child,
+            stdout,
+            stderr,
+            ..
+        } = &mut *self.process;
+        let mut saying = std::pin::pin!(voice.say(request.as_bytes()));
+        loop {
+            tokio::select! {
+                // A line that is broken shows in the process's death, or in reading from it.
+                _ = &mut saying => return None,
+                status = child.wait() => return Some(End::Died(status)),
+                () = stdout.readable() => stdout.take().await,
+                () = stderr.readable() => stderr.take().await,
+            }
+        }
+    }
+
     /// Waits until an interrupt of the run before has had its effect: the process may be woken by the signal
-    /// and the next run's code at once, and throw the code away. What it is asked can be lost in the same way,
-    /// so it is asked until it answers.
+    /// and the next run's code at once, and throw the code away. A process that can lose the question in the same way
+    /// is asked until it answers.
     async fn settle(&mut self) -> Option<End> {
         let question = self.dialect.settle()?;
+        let may_lose_it = self.dialect.remind().is_some();
+        let mut asked = false;
         let mut rounds = interval_at(Instant::now(), TICK);
         loop {
             tokio::select! {
                 biased;
-                line = self.process.lines.next() => match line.map(|line| line.map(|line| self.dialect.reply(&line))) {
-                    Some(Ok(Ok(Reply::Settled))) => return None,
-                    Some(Ok(Ok(_))) => {}
-                    Some(Ok(Err(_)) | Err(_)) | None => return Some(End::Died(self.process.child.wait().await)),
+                line = self.process.lines.next() => match self.understand(line) {
+                    Ok(Reply::Settled) => return None,
+                    Ok(_) => {}
+                    Err(reason) => return Some(self.give_up(reason).await),
                 },
                 status = self.process.child.wait() => return Some(End::Died(status)),
-                _ = rounds.tick() => self.process.voice.remark(question.as_bytes()),
+                _ = rounds.tick(), if may_lose_it || !asked => {
+                    asked = self.process.voice.remark(question.as_bytes());
+                }
+                () = self.process.stdout.readable() => self.process.stdout.take().await,
+                () = self.process.stderr.readable() => self.process.stderr.take().await,
             }
         }
     }
@@ -196,7 +229,7 @@ impl<'a, D: Dialect> Session<'a, D> {
         self.memory_peak = self.memory_peak.max(processes::resident(pid).unwrap_or(0));
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(CROWD) {
-            self.control.make_room().await;
+            self.control.make_room(self.dialect.weighed()).await;
         }
         if self.began && !self.control.is_interrupted() {
             return;
@@ -208,35 +241,41 @@ impl<'a, D: Dialect> Session<'a, D> {
         // Apart from each other: a process that is woken by both at once throws away what it has read.
         match self.waiting_ticks % REMINDER {
             0 if self.began => self.control.interrupt(),
-            APART => self.process.voice.remark(reminder.as_bytes()),
+            APART => drop(self.process.voice.remark(reminder.as_bytes())),
             _ => {}
         }
     }
 
     /// Understands a line; answers the run's end if this was it.
     async fn hear(&mut self, line: Option<Result<String, LinesCodecError>>) -> Option<End> {
-        let reply = match line {
-            Some(Ok(line)) => self.dialect.reply(&line),
-            Some(Err(error)) => Err(error.to_string()),
-            None => Err("it closed its line to the agent".to_owned()),
-        };
-        match reply {
+        match self.understand(line) {
             Ok(Reply::Done(done)) => return Some(End::Done(done)),
             Ok(Reply::Began) => self.begins(),
             Ok(Reply::Shown(shown)) => self.show(shown).await,
             Ok(Reply::Ready(_) | Reply::Failed(_) | Reply::Settled | Reply::Nothing) => {}
-            Err(reason) => {
-                // A process that is dying closes its line first: give it the chance to say how it died.
-                let dying = tokio::time::timeout(TICK, self.process.child.wait()).await;
-                if let Ok(status) = dying {
-                    return Some(End::Died(status));
-                }
-                self.control.kill();
-                drop(self.process.child.wait().await);
-                return Some(End::Lost(reason));
-            }
+            Err(reason) => return Some(self.give_up(reason).await),
         }
         None
+    }
+
+    fn understand(&self, line: Option<Result<String, LinesCodecError>>) -> Result<Reply, String> {
+        match line {
+            Some(Ok(line)) => self.dialect.reply(&line),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err("it closed its line to the agent".to_owned()),
+        }
+    }
+
+    /// Ends a process that cannot be understood.
+    async fn give_up(&mut self, reason: String) -> End {
+        // One that is dying closes its line first: give it the chance to say how it died.
+        let dying = tokio::time::timeout(TICK, self.process.child.wait()).await;
+        if let Ok(status) = dying {
+            return End::Died(status);
+        }
+        self.control.kill();
+        drop(self.process.child.wait().await);
+        End::Lost(reason)
     }
 
     async fn show(&mut self, shown: Shown) {
@@ -246,28 +285,28 @@ impl<'a, D: Dialect> Session<'a, D> {
         self.send_fresh().await;
         if let Some(answer) = self.dialect.shown() {
             // It waits for these few bytes; a line that is broken shows elsewhere.
-            self.process.voice.remark(answer.as_bytes());
+            let _read_later = self.process.voice.remark(answer.as_bytes());
         }
         self.displays += 1;
-        self.display_bytes += shown
-            .data
-            .iter()
-            .map(|(kind, value)| kind.len() + value.len())
-            .sum::<usize>();
-        if self.displays > DISPLAYS || self.display_bytes > DISPLAY_BYTES {
+        if self.displays > DISPLAYS {
             return;
         }
         let mut data = shown.data;
+        if self.display_bytes + size_of(&data) > DISPLAY_BYTES {
+            data = left_out(&data);
+        }
+        self.display_bytes += size_of(&data);
         let mut path = None;
         if let Some(ending) = shown.image {
             let file = format!("{}{ending}", self.figures);
             if is_picture(&ending) {
-                if self.images >= IMAGES {
+                // Nobody waits for a run that was killed to be drawn, and what is no image is tried as seldom as one.
+                if self.images >= IMAGES || self.control.is_killed() {
                     self.images_omitted += 1;
                     return;
                 }
+                self.images += 1;
                 if let Some(image) = images::sendable(self.quarters, file.as_ref()).await {
-                    self.images += 1;
                     data.insert(image.mime.to_owned(), BASE64_STANDARD.encode(image.bytes));
                 }
             }
@@ -341,6 +380,21 @@ impl<'a, D: Dialect> Session<'a, D> {
             },
         )
     }
+}
+
+fn size_of(data: &BTreeMap<String, String>) -> usize {
+    data.iter().map(|(kind, value)| kind.len() + value.len()).sum()
+}
+
+/// What is said of a display for which there is no room any more.
+fn left_out(data: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let plain = data.get(PLAIN).map_or("", String::as_str);
+    let name = &plain[..plain.floor_char_boundary(NAME)];
+    let said = format!(
+        "{name} [left out: what one run displays has {} KiB of text at most]",
+        DISPLAY_BYTES >> 10
+    );
+    BTreeMap::from([(PLAIN.to_owned(), said.trim_start().to_owned())])
 }
 
 /// Whether what was saved under such a name is sent as an image block: hosts take no others.

@@ -55,8 +55,6 @@ class Host:
     def run(self, request):
         self.output.put_right()
         self.interrupts.install()
-        if request["stale"]:
-            self.interrupts.pending = False
         self.display.begin(request["figures"])
         FULL_TRACEBACK["path"] = request["traceback"]
         error = result = None

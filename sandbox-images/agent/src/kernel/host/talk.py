@@ -41,8 +41,13 @@ class Talk:
         self.in_run = False
 
     def request(self):
-        """Waits for the next run."""
+        """Waits for the next run. Before one the agent may ask whether an interrupt of the last is over: it has come by
+        then, if it comes at all."""
         request = self.receive()
+        while "settle" in request:
+            self.interrupts.pending = False
+            self.send({"settled": None})
+            request = self.receive()
         self.in_run = True
         return request
 
