@@ -22,5 +22,5 @@ pub use engine::{Disk, LiveRestore, PrivateEngine};
 pub use packages::{S3, node, packages};
 pub use reply::Reply;
 pub use resident::resident;
-pub use server::{Config, Greenroom, Scheme, agent, binary};
+pub use server::{Config, Greenroom, MANY_BOOTS, Scheme, agent, binary};
 pub use wire::{Flow, Wire};

@@ -22,6 +22,9 @@ const READY: Duration = Duration::from_secs(120);
 /// How long a warm sandbox whose server was killed may take to end itself: 30 s, and a busy machine.
 const ENDS_ITSELF: Duration = Duration::from_secs(90);
 
+/// Lines of a pool whose sandboxes are wanted many at once, as a busy machine boots them: one after the other.
+pub const MANY_BOOTS: &str = "preload = []\nclaim_wait = \"50s\"\nboot_timeout = \"60s\"\n";
+
 /// How long a sweep may take: it looks every 30 s, and acts on what has been without an owner for 30 s.
 const SWEPT: Duration = Duration::from_secs(180);
 

@@ -133,7 +133,7 @@ fn flush(prose: &mut Vec<&str>, parts: &mut Vec<Part>) {
     }
 }
 
-/// A text without what differs from one time to the next: durations, dates, ids of runs, addresses.
+/// A text without what differs from one time to the next: durations, dates, ids of runs and processes, addresses.
 #[must_use]
 pub fn masked(text: &str) -> String {
     let lines: Vec<String> = text.lines().map(masked_line).collect();
@@ -141,6 +141,11 @@ pub fn masked(text: &str) -> String {
 }
 
 fn masked_line(line: &str) -> String {
+    if let Some(("[1]", process)) = line.split_once(' ')
+        && is_number(process)
+    {
+        return "[1] …".to_owned();
+    }
     let mut shown: Vec<String> = Vec::new();
     let mut words = line.split(' ').peekable();
     while let Some(word) = words.next() {
@@ -245,6 +250,8 @@ mod tests {
             ),
             ("<B object at 0x7f0123456789>", "<B object at 0x…>"),
             ("3 rows, 2 s", "3 rows, …"),
+            ("[1] 10", "[1] …"),
+            ("[1] 10 20", "[1] 10 20"),
             ("a.txt (3 B, 2026-11-26 05:11)", "a.txt (3 B, …)"),
         ] {
             assert_eq!(masked(text), shown);

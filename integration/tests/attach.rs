@@ -14,6 +14,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+/// The server stays for this long: no two processes come further apart on a busy machine.
+const BETWEEN_PROCESSES: &str = "60s";
+
 /// A state directory where no server runs yet.
 struct Home {
     dir: TempDir,
@@ -77,7 +80,14 @@ impl Home {
         Ok(found)
     }
 
-    /// Waits until the server has left by itself, then looks for what it left.
+    /// Tells the servers to leave.
+    fn end(&self) {
+        for pid in self.servers().unwrap_or_default() {
+            drop(std::process::Command::new("kill").arg(pid.to_string()).status());
+        }
+    }
+
+    /// Waits until the server has left by itself, or was told to, then looks for what it left.
     async fn finish(self) -> Result<()> {
         let gone = timeout(Duration::from_secs(60), async {
             while !self.servers()?.is_empty() {
@@ -104,15 +114,13 @@ impl Home {
 /// A failed test leaves no server.
 impl Drop for Home {
     fn drop(&mut self) {
-        for pid in self.servers().unwrap_or_default() {
-            drop(std::process::Command::new("kill").arg(pid.to_string()).status());
-        }
+        self.end();
     }
 }
 
 #[tokio::test]
 async fn a_process_for_each_call_finds_its_conversation() -> Result<()> {
-    let home = Home::new("3s")?;
+    let home = Home::new(BETWEEN_PROCESSES)?;
     for (code, session, result) in [
         ("x = 41", "new", ""),
         ("x + 1", "existing", "42"),
@@ -135,12 +143,13 @@ async fn a_process_for_each_call_finds_its_conversation() -> Result<()> {
             .count(),
         1
     );
+    home.end();
     home.finish().await
 }
 
 #[tokio::test]
 async fn twenty_at_once_start_one_server() -> Result<()> {
-    let home = Home::new("3s")?;
+    let home = Home::new(BETWEEN_PROCESSES)?;
     let starts = (0..20).map(|_| async {
         let client = home.client(&[]).await?;
         let tools = client.tools().await?;
@@ -150,6 +159,7 @@ async fn twenty_at_once_start_one_server() -> Result<()> {
     assert_eq!(try_join_all(starts).await?, vec![7; 20]);
     let log = home.said("state/background.log");
     assert_eq!(log.matches("processes may attach").count(), 1, "{log}");
+    home.end();
     home.finish().await
 }
 
@@ -161,10 +171,22 @@ async fn a_server_that_dies_is_replaced_and_nothing_is_pretended() -> Result<()>
         .call("execute_code", json!({ "code": "x = 'still here'" }))
         .await?;
     assert_eq!(first.session(), "new", "{}", first.text);
-    let slow = json!({ "code": "import time; time.sleep(5); y = 'ran on'" });
-    let call = client.call("execute_code", slow);
+    // Goes on until it is let, or for two minutes.
+    let slow = "import os, time\nopen('begun', 'w').close()\nfor _ in range(1200):\n    \
+                if os.path.exists('go'): break\n    time.sleep(0.1)\ny = 'ran on'";
+    let call = client.call("execute_code", json!({ "code": slow }));
+    let bash = async |command: &str| {
+        let command = json!({ "language": "bash", "code": command });
+        client.call("execute_code", command).await
+    };
     let kill = async {
-        sleep(Duration::from_secs(2)).await;
+        let begun = async {
+            while !bash("ls").await?.text.contains("begun") {}
+            Ok::<_, anyhow::Error>(())
+        };
+        timeout(Duration::from_secs(60), begun)
+            .await
+            .context("the run does not begin")??;
         let [pid] = home.servers()?[..] else {
             bail!("one server")
         };
@@ -182,6 +204,7 @@ async fn a_server_that_dies_is_replaced_and_nothing_is_pretended() -> Result<()>
         "{}",
         lost.text
     );
+    bash("touch go").await?;
     let after = client.call("execute_code", json!({ "code": "x, y" })).await?;
     assert_eq!(
         (after.result(), after.session()),

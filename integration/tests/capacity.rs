@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use greenroom_integration::{Config, Docker, Era, Greenroom};
+use greenroom_integration::{Config, Docker, Era, Greenroom, MANY_BOOTS};
 use tokio::time::{sleep, timeout};
 
 #[tokio::test]
@@ -107,6 +107,7 @@ async fn a_burst_is_answered_whole() -> Result<()> {
     let greenroom = Greenroom::start(&Config {
         warm: 2,
         max: 8,
+        pool: MANY_BOOTS.into(),
         ..Config::default()
     })
     .await?;
@@ -150,6 +151,7 @@ async fn a_storm_is_answered_whole() -> Result<()> {
     let greenroom = Greenroom::start(&Config {
         warm: 2,
         max: MAX,
+        pool: MANY_BOOTS.into(),
         // One principal has three quarters of them at most.
         top: "[limits]\ncalls = 300\n".into(),
         ..Config::default()

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use greenroom_integration::{Config, Era, Greenroom, LiveRestore, PrivateEngine};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 fn config(engine: &PrivateEngine) -> Config {
     Config {
@@ -25,9 +25,16 @@ async fn an_engine_that_is_killed_costs_neither_a_run_nor_the_warm_pool() -> Res
     let before = ids(&engine, &greenroom).await?;
     assert_eq!(before.len(), 3, "one bound, two warm");
 
-    let slow = "import time\nfor i in range(8): print(i, flush=True); time.sleep(1)\nx + 1";
+    let slow = "import time\nopen('begun', 'w').close()\nfor i in range(8): print(i, flush=True); time.sleep(1)\nx + 1";
     let killed = async {
-        sleep(Duration::from_secs(2)).await;
+        let begun = async {
+            while !client.bash(conversation, "ls").await?.text.contains("begun") {}
+            Ok::<_, anyhow::Error>(())
+        };
+        timeout(Duration::from_secs(60), begun)
+            .await
+            .context("the run does not begin")??;
+        sleep(Duration::from_secs(1)).await;
         engine.kill_and_restart().await
     };
     let (run, killed) = tokio::join!(client.python(conversation, slow), killed);
@@ -45,6 +52,8 @@ async fn an_engine_that_is_killed_costs_neither_a_run_nor_the_warm_pool() -> Res
         run.text
     );
 
+    // A warm one that is not reached for half a minute ends itself: the second absence begins once the first is over.
+    greenroom.wait_warm(2).await?;
     engine.restart().await?;
     let after = client.python(conversation, "x").await?;
     assert_eq!(

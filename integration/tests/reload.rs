@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::join_all;
-use greenroom_integration::{Client, Config, Era, Greenroom, binary};
+use greenroom_integration::{Client, Config, Era, Greenroom, MANY_BOOTS, binary};
 use serde_json::json;
 use tokio::process::Command;
 
@@ -182,7 +182,7 @@ async fn every_server_hears_it_and_callers_in_the_queue_go_over() -> Result<()> 
     // None is warm, and they boot one after the other.
     let none = Config {
         warm: 0,
-        pool: "preload = []\nboots = 1\n".into(),
+        pool: format!("{MANY_BOOTS}boots = 1\n"),
         ..Config::default()
     };
     let server = Greenroom::start(&none).await?;

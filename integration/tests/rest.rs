@@ -364,7 +364,7 @@ async fn commands_run_in_shells_of_their_own() -> Result<()> {
 #[tokio::test]
 async fn a_long_execution_is_polled_and_streamed() -> Result<()> {
     let program = Program::start().await?;
-    let code = "import time; time.sleep(1); print('done'); state = 5";
+    let code = "import os, time\nwhile not os.path.exists('go'): time.sleep(.05)\nprint('done'); state = 5";
     let body = json!({ "codeInputType": "Inline", "executionType": "Asynchronous", "code": code, "timeoutInSeconds": 100 });
     let begun = program
         .ask(
@@ -384,6 +384,9 @@ async fn a_long_execution_is_polled_and_streamed() -> Result<()> {
         begun.header("operation-id")
     ));
     assert!(location.starts_with(&expected), "{location}");
+    program
+        .shell("conv-0001", json!({ "shellCommand": "touch go" }))
+        .await?;
     let ended = loop {
         let body: Value = program.http.get(&location).send().await?.json().await?;
         if body["status"] != "Running" {
@@ -418,9 +421,9 @@ async fn a_long_execution_is_polled_and_streamed() -> Result<()> {
             "{again}"
         );
     }
-    let code =
-        json!({ "code": "import time\nfor n in range(3): print(n, flush=True); time.sleep(.3)\n'end'" })
-            .to_string();
+    // Each line is printed once the one before has been read.
+    let code = "for n in range(3):\n    print(n, flush=True)\n    while not os.path.exists(f'read-{n}'): time.sleep(.05)\n'end'";
+    let code = json!({ "code": code }).to_string();
     let url = program
         .greenroom
         .url("/pools/python/executions?identifier=conv-0001");
@@ -430,12 +433,16 @@ async fn a_long_execution_is_polled_and_streamed() -> Result<()> {
         .header("accept", "application/x-ndjson")
         .body(code);
     let mut body = request.send().await?.bytes_stream();
-    let (mut text, mut pieces) = (String::new(), 0);
+    let (mut text, mut lines) = (String::new(), 0);
     while let Some(piece) = body.next().await {
         text.push_str(std::str::from_utf8(&piece?)?);
-        pieces += 1;
+        if text.contains(&format!("\"text\":\"{lines}\\n\"")) {
+            let read = json!({ "shellCommand": format!("touch read-{lines}") });
+            program.shell("conv-0001", read).await?;
+            lines += 1;
+        }
     }
-    assert!(pieces >= 3, "told as it happens: {pieces} pieces of {text}");
+    assert_eq!(lines, 3, "told as it happens: {text}");
     let last: Value = serde_json::from_str(text.lines().last().unwrap_or_default())?;
     assert_eq!(last["execution"]["result"]["stdout"], "0\n1\n2\n", "{text}");
     program.greenroom.finish().await

@@ -166,14 +166,17 @@ async fn a_killed_server_finds_its_conversation_again() -> Result<()> {
 
 #[tokio::test]
 async fn a_slow_run_is_handed_back_and_fetched() -> Result<()> {
-    let top = "patience = \"1s\"\n".to_owned();
+    let top = "patience = \"3s\"\n".to_owned();
     let greenroom = Greenroom::start(&Config {
         top,
         ..Config::default()
     })
     .await?;
     let client = greenroom.client(Era::Legacy).await?;
-    let code = "import time\nfor i in range(6): print('tick', i, flush=True); time.sleep(1)\n'done'";
+    // A caller's patience counts from its call, and so would the boot of its sandbox.
+    client.python("needs-patience", "1").await?;
+    let code = "import os, time\nprint('tick', 0, flush=True)\nfor _ in range(1200):\n    \
+                if os.path.exists('go'): break\n    time.sleep(0.1)\n'done'";
     let handed = client.python("needs-patience", code).await?;
     assert_eq!(handed.status(), "running", "{}", handed.text);
     assert!(
@@ -181,6 +184,7 @@ async fn a_slow_run_is_handed_back_and_fetched() -> Result<()> {
         "{}",
         handed.text
     );
+    client.bash("needs-patience", "touch go").await?;
     let run =
         json!({ "conversation_id": "needs-patience", "run_id": handed.field("run_id"), "wait_seconds": 30 });
     let over = client.call("get_run", run).await?;

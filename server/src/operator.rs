@@ -33,6 +33,9 @@ use crate::{
 
 /// A sandbox that does not answer within this is shown as one that does not.
 const ANSWER: Duration = Duration::from_secs(5);
+/// One that is to end is asked for longer: without its answer its last changes are lost, and a busy machine takes
+/// seconds for a channel alone.
+const LAST_ANSWER: Duration = Duration::from_secs(20);
 /// Sandboxes that are asked at once: each costs a channel.
 const ASKED: usize = 4;
 /// How long one that was told to end may take: its agent gives itself 2 s.
@@ -240,9 +243,9 @@ impl Operator {
     }
 
     async fn end_one(&self, id: &SandboxId, archive: Option<&Archive>) -> Result<(), OperatorError> {
-        let guest = timeout(ANSWER, Guest::connect(Arc::clone(&self.engine), id.clone())).await;
-        let Ok(Ok(guest)) = guest else {
-            tracing::debug!(sandbox = %id, "cannot be asked to end itself");
+        let guest = Guest::connect(Arc::clone(&self.engine), id.clone());
+        let Ok(Ok(guest)) = timeout(LAST_ANSWER, guest).await else {
+            tracing::warn!(sandbox = %id, "cannot be asked to end itself, nor for its last changes of files");
             return Ok(self.engine.end(id).await?);
         };
         if let Some(archive) = archive {
@@ -266,7 +269,8 @@ impl Operator {
 
     /// Where that fails the last archive stands.
     async fn keep_files(&self, guest: &Guest, archive: &Archive) {
-        let Ok(Ok(hello)) = timeout(ANSWER, guest.hello()).await else {
+        let Ok(Ok(hello)) = timeout(LAST_ANSWER, guest.hello()).await else {
+            tracing::warn!(sandbox = %guest.id(), "does not answer: its last changes are not archived");
             return;
         };
         let Some(name) = SessionName::of(&hello.lease) else {
@@ -275,6 +279,7 @@ impl Operator {
         // Whose it is the engine says: one that claims to be another session's is not archived as that one's.
         let found = self.engine.find(&name).await;
         if !matches!(found, Ok(found) if found.place == Place::Running(guest.id().clone())) {
+            tracing::warn!(sandbox = %guest.id(), "is not known as its session's: its last changes are not archived");
             return;
         }
         match timeout(ARCHIVING, archive.save(&name, guest)).await {

@@ -61,17 +61,17 @@ class Stdio:
 
 
 async def progress(client):
-    """The first message comes at once, and the client sees what is printed."""
+    """The first message comes long before the end, and the client sees what is printed."""
     told = []
 
     async def tell(progress, total, message):
         told.append((time.monotonic(), message))
 
     began = time.monotonic()
-    code = "import time; print('halfway', flush=True); time.sleep(6)"
+    code = "import time; print('halfway', flush=True); time.sleep(8)"
     arguments = {"code": code, "conversation_id": "python-sees-progress"}
     await client.call_tool("execute_code", arguments, progress_callback=tell)
-    assert told and told[0][0] - began < 1, told
+    assert told and told[0][0] - began < 5, told
     assert any("halfway" in (message or "") for _, message in told), told
 
 
@@ -82,7 +82,7 @@ async def giving_up(client, name):
     has(await http.call(conversation, "execute_code", {"code": "x = 1"}), "session: new")
     with anyio.move_on_after(2):
         await http.call(conversation, "execute_code", {"code": "import time; time.sleep(40)"})
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while "cancelled" not in (runs := await http.call(conversation, "get_run", {})).text:
         assert time.monotonic() < deadline, runs.text
         await asyncio.sleep(0.2)

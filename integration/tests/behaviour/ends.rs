@@ -14,18 +14,16 @@ pub(crate) fn group() -> Group {
                 .says("stopped at its limit of 2.0 s")
                 .says("Variables and files are kept")
                 .says("timeout_seconds")
-                .within(15)
                 .then("kept", "1"),
-            python("a time-out in a child", "import subprocess\nsubprocess.run(['sleep', '60'])").limited(2).ends("timed_out").within(15).then("kept", "1"),
-            python("a time-out in a regular expression", "import re\nre.match('(a+)+$', 'a' * 40 + 'b')").limited(2).ends("timed_out").within(15).then("kept", "1"),
-            python("a time-out that is cleaned up after", "try:\n    time.sleep(60)\nfinally:\n    print('cleaned up')").limited(2).ends("timed_out").says("cleaned up").within(15),
-            bash("a time-out in bash", "echo before; sleep 60; echo after").limited(2).ends("timed_out").says("before").never("after").within(15).then_bash("echo $n", "7"),
-            bash("a time-out in a loop of bash", "while true; do :; done").limited(2).ends("timed_out").within(15).then_bash("echo $n", "7"),
+            python("a time-out in a child", "import subprocess\nsubprocess.run(['sleep', '60'])").limited(2).ends("timed_out").then("kept", "1"),
+            python("a time-out in a regular expression", "import re\nre.match('(a+)+$', 'a' * 40 + 'b')").limited(2).ends("timed_out").then("kept", "1"),
+            python("a time-out that is cleaned up after", "try:\n    time.sleep(60)\nfinally:\n    print('cleaned up')").limited(2).ends("timed_out").says("cleaned up"),
+            bash("a time-out in bash", "echo before; sleep 60; echo after").limited(2).ends("timed_out").says("before").never("after").then_bash("echo $n", "7"),
+            bash("a time-out in a loop of bash", "while true; do :; done").limited(2).ends("timed_out").then_bash("echo $n", "7"),
             python("a time-out that is ignored", "while True:\n    try:\n        time.sleep(60)\n    except BaseException:\n        pass")
                 .limited(2)
                 .ends("timed_out")
-                .says("python was restarted: its variables and imports are gone, files are kept")
-                .within(30),
+                .says("python was restarted: its variables and imports are gone, files are kept"),
             python("a name from before it", "kept").ends("error").says("NameError").never("python was restarted (").says("what python knew was lost").says("(timed_out)"),
             bash("the shell beside it was not touched", "echo $n").says("7"),
             python("os._exit", "kept = 2\nprint('last words')\nimport os\nos._exit(3)")
@@ -38,11 +36,11 @@ pub(crate) fn group() -> Group {
             python("native code gives up", "import os\nos.abort()").ends("kernel_died").says("SIGABRT").then("1 + 1", "2"),
             python("killed by itself", "import os\nos.kill(os.getpid(), 9)").ends("kernel_died").says("signal 9").then("1 + 1", "2"),
             python("ended by itself", "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)").ends("kernel_died").says("SIGTERM").then("1 + 1", "2"),
-            python("stopped by itself", "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)").limited(2).ends("timed_out").says("python was restarted").within(30),
-            python("its line to the agent closed", "import os\nos.closerange(3, 100)").ends("ok|error|kernel_died").within(30).then("1 + 1", "2"),
+            python("stopped by itself", "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)").limited(2).ends("timed_out").says("python was restarted"),
+            python("its line to the agent closed", "import os\nos.closerange(3, 100)").ends("ok|error|kernel_died").then("1 + 1", "2"),
             python("an interrupt of its own", "import _thread, time\n_thread.interrupt_main()\ntime.sleep(1)").ends("error").says("KeyboardInterrupt").then("1 + 1", "2"),
             python("a handler for interrupts is undone", "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN);").then("1 + 1", "2"),
-            python("so that a time-out works", "import time\nstill = 1\ntime.sleep(60)").limited(2).ends("timed_out").says("Variables and files are kept").within(15).then("still", "1"),
+            python("so that a time-out works", "import time\nstill = 1\ntime.sleep(60)").limited(2).ends("timed_out").says("Variables and files are kept").then("still", "1"),
             bash("a shell killed by itself", "n=8; kill -9 $$").ends("kernel_died").says("bash was restarted").then_bash("echo \"[$n]\"", "[]"),
             bash("a shell ended by itself", "kill $$; sleep 0.2; echo on").ends("ok|kernel_died").then_bash("echo alive", "alive"),
             bash("all that one may kill", "kill -9 -1; sleep 1; echo still here").says("still here"),

@@ -26,12 +26,12 @@ pub(crate) fn group() -> Group {
             bash("is still usable", "echo tiny > small 2>/dev/null; rm -f big; df --output=pcent / | tail -1; echo freed").says("freed"),
             python("a sparse file is not its size", "f = open('sparse', 'wb'); f.truncate(600 << 20); f.close(); 'made'").gives("'made'").says("created sparse (600.0 MiB)"),
             python("a deep folder", "import os, shutil\npath = '/'.join(['d'] * 200)\nos.makedirs(path)\nshutil.rmtree('d'); 'gone'").gives("'gone'"),
-            bash("a bomb of forks in the foreground", "b() { b | b; }; b").limited(5).ends("error|timed_out|kernel_died|ok").within(40),
-            bash("leaves a usable shell", "echo alive").says("alive").within(25),
+            bash("a bomb of forks in the foreground", "b() { b | b; }; b").limited(5).ends("error|timed_out|kernel_died|ok").within(60),
+            bash("leaves a usable shell", "echo alive").says("alive"),
             bash("a bomb of forks in the background", ":(){ :|:& };:").ends("ok|error"),
-            bash("is ended when the next needs room", "sleep 3; ps -e | wc -l").ends("ok|error").within(30),
-            bash("and the shell works on", "/bin/echo alive").says("alive").within(25),
-            python("and the other kernel can be restarted", "import os\nos._exit(1)").ends("kernel_died").within(40).then("1 + 1", "2"),
+            bash("is ended when the next needs room", "sleep 3; ps -e | wc -l").ends("ok|error"),
+            bash("and the shell works on", "/bin/echo alive").says("alive"),
+            python("and the other kernel can be restarted", "import os\nos._exit(1)").ends("kernel_died").then("1 + 1", "2"),
         ],
     }
 }

@@ -34,8 +34,10 @@ pub(crate) fn group() -> Group {
             bash("a flood is counted", "head -c 50000000 /dev/zero | tr '\\0' 'y'; echo; echo over").says("bytes left out").says("over"),
             bash("binary to a terminal", "head -c 3000 /dev/urandom").ends("ok"),
             python("the order within a stream is exact", "import os\nfor n in range(3):\n    print('p', n)\n    os.system(f'echo s {n}')").says("p 0\ns 0\np 1\ns 1\np 2\ns 2"),
-            bash("late output of a process is marked", "(sleep 0.3; echo a late word) & echo started").says("started"),
-            python("time passes", "time.sleep(1)"),
+            bash("late output of a process is marked", "(until [ -e /tmp/go ]; do sleep 0.05; done; echo a late word; touch /tmp/said) & echo started")
+                .says("started")
+                .never("a late word"),
+            python("which comes between runs", "open('/tmp/go', 'w').close()\nwhile not os.path.exists('/tmp/said'): time.sleep(0.05)").limited(30),
             bash("in the answer after it", "echo now").says("by what that left behind:\na late word").says("stdout:\nnow"),
             python("created, changed and deleted files are named", "os.makedirs('d', exist_ok=True)\nopen('d/new.csv', 'w').write('a,b\\n' * 1000)\nopen('gone', 'w').close()")
                 .says("created d/new.csv (3.9 KiB)")

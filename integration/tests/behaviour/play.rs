@@ -83,10 +83,11 @@ impl Player<'_> {
             ));
         }
         for then in &case.then {
+            let failure = self.then(then).await;
+            let failure = failure.unwrap_or_else(|error| Some(format!("{error:#}")));
+            // Why the state is another is mostly said by the answer that left it.
             failures.extend(
-                self.then(then)
-                    .await
-                    .unwrap_or_else(|error| Some(format!("{error:#}"))),
+                failure.map(|why| format!("{why}\n-- after this answer of its own:\n{}", shown(&answer))),
             );
         }
         failures
@@ -141,13 +142,18 @@ impl Player<'_> {
     }
 }
 
+/// Of an answer's text what a failure shows.
+fn shown(answer: &Answer) -> String {
+    if answer.text.len() <= SHOWN {
+        return answer.text.clone();
+    }
+    format!("{}…", &answer.text[..answer.text.floor_char_boundary(SHOWN)])
+}
+
 /// What of an answer is not as it has to be.
 fn expect(case: &Case, answer: &Answer) -> Vec<String> {
     let mut failures = Vec::new();
-    let mut shown = answer.text.clone();
-    if shown.len() > SHOWN {
-        shown = format!("{}…", &shown[..shown.floor_char_boundary(SHOWN)]);
-    }
+    let shown = shown(answer);
     let mut wrong = |what: String| failures.push(format!("{what}:\n{shown}"));
     if !case.status.split('|').any(|status| status == answer.status()) {
         wrong(format!(

@@ -188,7 +188,7 @@ async fn a_run_out_of_time_that_ignores_it_loses_its_kernel_only() {
         "r",
         "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nopen('f', 'w').write('x')\nwhile True: time.sleep(1)",
     );
-    request.timeout_ms = 500;
+    request.timeout_ms = 5_000;
     let outcome = timeout(PATIENCE, async { client.submit(&request).await.outcome().await });
     let outcome = outcome.await.unwrap();
     assert_eq!(
@@ -260,7 +260,7 @@ async fn an_idle_session_ends() {
     let sandbox = Sandbox::start(&[], 30_000);
     let (client, _relay) = sandbox.channel().await;
     let mut terms = lease();
-    terms.idle_ms = 300;
+    terms.idle_ms = 5_000;
     client.post("/lease", &terms).await.expect(200);
     // The long poll is told, if the connection is not closed before it is read.
     let told = client.get("/lease?wait=60").await;

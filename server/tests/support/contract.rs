@@ -18,7 +18,7 @@ use greenroom::{
 use greenroom_protocol::{EndReason, GENERATION, LeaseRequest, RELAY_PREFACE, RestartReason};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 /// An image that no engine has.
@@ -30,6 +30,9 @@ const PACKAGE: &str = "iniconfig==2.1.0";
 /// How long a state is waited for: real sandboxes on a busy machine need some of it.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A busy engine finishes what its client no longer waits for within this.
+const LATE: Duration = Duration::from_secs(12);
+const LOOK_FOR_LATE_EVERY: Duration = Duration::from_millis(250);
 const RACERS: usize = 30;
 
 /// An engine to be tested, and what only a test may do to its sandboxes.
@@ -249,21 +252,32 @@ async fn puts_back_what_was_renamed(case: &Case, bench: &impl Bench) {
 }
 
 async fn tells_how_sandboxes_ended(case: &Case, bench: &impl Bench) {
+    let (unbound, mut all) = tokio::join!(nobody_comes(case), others_end(case, bench));
+    assert_eq!(unbound.fate.reason(), None);
+    all.push(unbound);
+    for tombstone in all {
+        case.destroy(&tombstone.id).await;
+    }
+}
+
+/// A warm sandbox whose server has left ends by itself.
+async fn nobody_comes(case: &Case) -> Tombstone {
     let mut brief = case.spec.clone();
-    brief.agent.unbound_ms = 1_000;
-    let unbound = async {
-        let id = case.running(&brief).await;
-        // A channel that was dropped counts no longer.
-        drop(case.guest(&id).await);
-        case.ended(&id, "unbound", EndReason::Unbound.exit_code().into())
-            .await
-    };
-    let killed = async {
-        let id = case.running(&case.spec).await;
-        bench.kill(&id).await;
-        case.ended(&id, "killed", 137).await
-    };
-    let (unbound, killed) = tokio::join!(unbound, killed);
+    // Long enough that a channel is open before, on a busy machine.
+    brief.agent.unbound_ms = 10_000;
+    let id = case.running(&brief).await;
+    // A channel that was dropped counts no longer.
+    drop(case.guest(&id).await);
+    case.ended(&id, "unbound", EndReason::Unbound.exit_code().into())
+        .await
+}
+
+/// Those that are killed, or ended, or end for a reason of their session's.
+async fn others_end(case: &Case, bench: &impl Bench) -> Vec<Tombstone> {
+    let killed = case.running(&case.spec).await;
+    bench.kill(&killed).await;
+    let killed = case.ended(&killed, "killed", 137).await;
+    assert_eq!(killed.fate.reason(), Some(RestartReason::EndedInside));
     let ended = case.running(&case.spec).await;
     for again in 0..2 {
         let outcome = case.engine.end(&ended).await;
@@ -275,8 +289,6 @@ async fn tells_how_sandboxes_ended(case: &Case, bench: &impl Bench) {
         .end(&SandboxId::mint().unwrap())
         .await
         .expect("a missing one");
-    assert_eq!(unbound.fate.reason(), None);
-    assert_eq!(killed.fate.reason(), Some(RestartReason::EndedInside));
     let (idle, lifetime, reset, evicted) = tokio::join!(
         leave(case, "idle", EndReason::Idle),
         leave(case, "lifetime", EndReason::Lifetime),
@@ -287,9 +299,7 @@ async fn tells_how_sandboxes_ended(case: &Case, bench: &impl Bench) {
     assert_eq!(lifetime.fate.reason(), Some(RestartReason::Lifetime));
     assert_eq!(reset.fate.reason(), Some(RestartReason::Reset));
     assert_eq!(evicted.fate.reason(), Some(RestartReason::Evicted));
-    for tombstone in [unbound, killed, ended, idle, lifetime, reset, evicted] {
-        case.destroy(&tombstone.id).await;
-    }
+    vec![killed, ended, idle, lifetime, reset, evicted]
 }
 
 /// A bound sandbox that ends for a reason of its own, or because it is told to.
@@ -393,19 +403,21 @@ async fn lists_its_own(case: &Case, bench: &impl Bench) {
 }
 
 async fn a_dropped_create_can_be_destroyed(case: &Case) {
-    for patience in [0, 1, 5, 20] {
+    let dropped = [0, 1, 5, 20].map(|patience| async move {
         let id = SandboxId::mint().unwrap();
         let create = case.engine.create(&id, &case.spec);
         if let Ok(created) = timeout(Duration::from_millis(patience), create).await {
             created.unwrap();
         }
         // It may still come true: only that nothing shows for a while says that it did not.
-        for _ in 0..20 {
+        let until = Instant::now() + LATE;
+        while Instant::now() < until {
             case.destroy(&id).await;
-            sleep(LOOK_EVERY).await;
+            sleep(LOOK_FOR_LATE_EVERY).await;
         }
-        assert!(case.engine.list().await.unwrap().is_empty());
-    }
+    });
+    join_all(dropped).await;
+    assert!(case.engine.list().await.unwrap().is_empty());
 }
 
 impl Case {
