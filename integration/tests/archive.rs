@@ -207,6 +207,27 @@ async fn a_reset_keeps_the_files_if_it_is_asked_to() -> Result<()> {
     greenroom.finish().await
 }
 
+/// It changes no time of the file: nobody sees that anything has changed.
+#[tokio::test]
+async fn what_was_written_through_a_mapping_is_kept() -> Result<()> {
+    let greenroom = Greenroom::start(&config("", "")).await?;
+    let client = greenroom.client(Era::Modern).await?;
+    let conversation = "maps-its-files";
+    client
+        .python(conversation, "open('f', 'wb').write(b'before')")
+        .await?;
+    let kept = reset(&client, conversation, true).await?;
+    assert!(!kept.is_error, "{}", kept.text);
+    let write = "import mmap\nwith open('f', 'r+b') as f:\n    with mmap.mmap(f.fileno(), 0) as m:\n        m[:] = b'after!'\n        m.flush()";
+    client.python(conversation, write).await?;
+    let kept = reset(&client, conversation, true).await?;
+    assert!(!kept.is_error, "{}", kept.text);
+    let back = client.python(conversation, "open('f').read()").await?;
+    assert_eq!(back.result(), "'after!'", "{}", back.text);
+    client.close().await?;
+    greenroom.finish().await
+}
+
 #[tokio::test]
 async fn what_cannot_be_kept_is_said_before_it_is_lost() -> Result<()> {
     let greenroom = Greenroom::start(&config("", "archive_session = \"1MiB\"\n")).await?;

@@ -46,7 +46,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::{
     plan::Stirred,
-    save::SAVE,
+    save::{Belief, SAVE},
     store::Store,
     vigil::{Vigil, Watched},
 };
@@ -215,8 +215,10 @@ impl Archive {
     /// [`SaveError`]; the archive that was there stays.
     pub async fn save(&self, name: &SessionName, guest: &Guest) -> Result<Saved, SaveError> {
         let until = Instant::now() + SAVE;
+        let watched = self.shared.watched_by(guest);
+        let belief = watched.map_or(Belief::Changes, |watched| watched.belief());
         loop {
-            match self.shared.save(name, guest).await {
+            match self.shared.save(name, guest, belief).await {
                 Err(error) if error.is_busy() && Instant::now() < until => sleep(BUSY).await,
                 saved => return saved,
             }
@@ -272,6 +274,13 @@ impl Shared {
     fn watched(&self) -> MutexGuard<'_, HashMap<SandboxId, Arc<Watched>>> {
         // Nothing panics while it holds the lock.
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of a session here whose files this guest has.
+    fn watched_by(&self, guest: &Guest) -> Option<Arc<Watched>> {
+        let watched = self.watched();
+        let session = watched.get(guest.id())?;
+        session.guest.is(guest).then(|| Arc::clone(session))
     }
 
     /// Whose a session is that is watched.

@@ -566,6 +566,29 @@ async fn a_session_is_archived_before_its_end_and_before_its_servers() {
     assert!(!asked.lock().unwrap().iter().any(|path| path.contains("/archive")));
 }
 
+/// What is written through a mapping changes no time of its file: an agent that says that nothing has changed may be
+/// wrong where something has run.
+#[tokio::test]
+async fn before_an_end_an_agent_is_not_believed_where_something_has_run_since() {
+    let room = Room::new();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let guest = leased(7_200_000, Arc::clone(&asked)).guest().await;
+    room.archive
+        .watch(&name("tea"), &guest, owner("a"), Duration::from_secs(7200));
+    room.save(&guest).await.unwrap();
+    room.save(&guest).await.unwrap();
+    guest.delete_file("f").await.unwrap();
+    room.save(&guest).await.unwrap();
+    room.save(&guest).await.unwrap();
+    let asked = asked.lock().unwrap();
+    let archives = asked.iter().filter(|path| path.contains("/archive"));
+    let since = archives.map(|path| path.split_once("since=").map(|(_, mark)| mark));
+    assert_eq!(
+        since.collect::<Vec<_>>(),
+        [None, Some(MARK), Some("-"), Some(MARK)]
+    );
+}
+
 /// A server may come to have another channel to a sandbox that it watches, through which the changes come from then on.
 #[tokio::test]
 async fn a_watched_session_is_watched_by_its_newest_guest() {

@@ -294,6 +294,7 @@ async fn an_archive_goes_from_one_sandbox_into_the_next() {
     assert!(view.idle_ms >= 300, "{view:?}");
     client.get(&format!("/archive?since={mark}")).await.expect(204);
     client.get("/archive?max=1024").await.expect(413);
+    client.get("/archive?since=-").await.expect(200);
     client.get("/archive?since=%2e%2e").await.expect(400);
 
     let two = Sandbox::start(&[], 30_000);

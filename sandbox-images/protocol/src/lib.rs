@@ -98,3 +98,6 @@ pub const PACKED_HEADER: &str = "x-greenroom-packed";
 
 /// Header of archives: tells what is in this one from what the work directory may become.
 pub const MARK_HEADER: &str = "x-greenroom-mark";
+
+/// The mark that no archive has: whoever asks what has changed since gets all there is.
+pub const NO_MARK: &str = "-";

@@ -43,6 +43,8 @@ pub(super) enum Stirred {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Save,
+    /// Once more, since there may be no later time.
+    SaveBeforeEnd,
     /// Look again after this long at the latest.
     Wait(Duration),
 }
@@ -55,7 +57,7 @@ pub(super) fn plan(look: Look) -> Step {
         // Once in that time. It is no longer than the lead, but a call may have lengthened it in between.
         return match look.last {
             Some((since, _)) if since < lead => Step::Wait((lead - since).max(LEAST)),
-            Some(_) | None => Step::Save,
+            Some(_) | None => Step::SaveBeforeEnd,
         };
     }
     let interval = match (look.stirred, look.busy) {
@@ -87,15 +89,15 @@ mod tests {
         for (ends_in, idle, stirred, busy, last, step) in [
             // Nothing happens until the end is near; then once.
             (7200, 7200, No, false, None, wait(7140)),
-            (60, 7200, No, false, None, Step::Save),
+            (60, 7200, No, false, None, Step::SaveBeforeEnd),
             (50, 7200, No, false, Some((10, 2)), wait(50)),
-            (60, 7200, Yes, false, Some((200, 2)), Step::Save),
+            (60, 7200, Yes, false, Some((200, 2)), Step::SaveBeforeEnd),
             // Short lives have short leads.
             (8, 8, No, false, None, wait(4)),
-            (4, 8, No, false, None, Step::Save),
+            (4, 8, No, false, None, Step::SaveBeforeEnd),
             (3, 8, No, false, Some((1, 1)), wait(3)),
             (1, 1, No, false, None, wait(1)),
-            (0, 1, No, false, None, Step::Save),
+            (0, 1, No, false, None, Step::SaveBeforeEnd),
             // After changes at once, then once a minute, and less often where it is much.
             (7200, 7200, Yes, false, None, Step::Save),
             (7200, 7200, Yes, false, Some((10, 1)), wait(50)),

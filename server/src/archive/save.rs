@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use greenroom_protocol::RefusalKind;
+use greenroom_protocol::{NO_MARK, RefusalKind};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -23,6 +23,17 @@ pub(super) const SAVE: Duration = Duration::from_secs(90);
 const HEAD_START: Duration = Duration::from_secs(15);
 /// … and what it must give in each second after that: a few that dawdle would take the turns of all.
 const PACE: u64 = 1 << 20;
+
+/// How far an agent is believed that says that nothing has changed since an archive. It goes by the files' times, and
+/// under gVisor what is written through a mapping (`numpy.memmap`) changes none, so that before an end files are packed
+/// once more if anything has run since they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Belief {
+    /// What it says of changes.
+    Changes,
+    /// Nothing: all is packed.
+    None,
+}
 
 /// What came of making an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,9 +113,14 @@ impl SaveError {
 }
 
 impl Shared {
-    pub(super) async fn save(&self, name: &SessionName, guest: &Guest) -> Result<Saved, SaveError> {
+    pub(super) async fn save(
+        &self,
+        name: &SessionName,
+        guest: &Guest,
+        belief: Belief,
+    ) -> Result<Saved, SaveError> {
         let started = Instant::now();
-        let saved = match timeout(SAVE, self.save_in_turn(name, guest)).await {
+        let saved = match timeout(SAVE, self.save_in_turn(name, guest, belief)).await {
             Ok(saved) => saved,
             Err(_) => Err(SaveError::Slow(SAVE.as_secs())),
         };
@@ -126,12 +142,22 @@ impl Shared {
         saved
     }
 
-    async fn save_in_turn(&self, name: &SessionName, guest: &Guest) -> Result<Saved, SaveError> {
+    async fn save_in_turn(
+        &self,
+        name: &SessionName,
+        guest: &Guest,
+        belief: Belief,
+    ) -> Result<Saved, SaveError> {
         // Never closed.
         let _turn = self.saves.acquire().await;
         let known = self.known(name).await?;
         let as_of_ms = millis(SystemTime::now());
-        let since = known.as_ref().map(|known| known.mark.as_str());
+        let since = known.as_ref().map(|known| match belief {
+            Belief::Changes => known.mark.as_str(),
+            Belief::None => NO_MARK,
+        });
+        let watched = self.watched_by(guest);
+        let stirred = watched.as_ref().map(|watched| watched.stirrings());
         let Some(mut packing) = guest.pack(self.allowance.session.bytes(), since).await? else {
             return Ok(Saved::Unchanged);
         };
@@ -159,6 +185,9 @@ impl Shared {
         }
         if self.remove_forgotten(name).await? {
             return Ok(Saved::Yielded);
+        }
+        if let Some((watched, stirred)) = watched.zip(stirred) {
+            watched.packed(stirred);
         }
         self.written.notify_one();
         Ok(Saved::Stored)

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{
     Shared,
     plan::{Look, Step, Stirred, plan},
+    save::Belief,
 };
 use crate::{
     conversation::{Owner, SessionName},
@@ -32,34 +33,56 @@ pub(super) struct Watched {
     pub(super) owner: Owner,
     /// What had stirred when its last archive was begun; `None` where that has to be made again.
     seen: Mutex<Option<Stirrings>>,
+    /// What had stirred when its files were packed last, or when it was first watched.
+    packed: Mutex<Stirrings>,
 }
 
 impl Watched {
     pub(super) fn new(name: SessionName, guest: Guest, owner: Owner) -> Self {
-        let seen = Mutex::new(Some(*guest.stirrings().borrow()));
-        Self {
-            name,
-            guest,
-            owner,
-            seen,
-        }
+        let watched = Self::stirred_before(name, guest, owner);
+        watched.see();
+        watched
     }
 
     /// As it is where something has stirred that this guest did not see.
     pub(super) fn stirred_before(name: SessionName, guest: Guest, owner: Owner) -> Self {
-        let seen = Mutex::new(None);
+        let packed = Mutex::new(*guest.stirrings().borrow());
         Self {
             name,
             guest,
             owner,
-            seen,
+            seen: Mutex::new(None),
+            packed,
         }
+    }
+
+    /// What has stirred until now.
+    pub(super) fn stirrings(&self) -> Stirrings {
+        *self.guest.stirrings().borrow()
+    }
+
+    /// Its files were packed when so much had stirred.
+    pub(super) fn packed(&self, then: Stirrings) {
+        *self.last_packed() = then;
+    }
+
+    /// How far an agent can be believed that nothing has changed.
+    pub(super) fn belief(&self) -> Belief {
+        if *self.last_packed() == self.stirrings() {
+            Belief::Changes
+        } else {
+            Belief::None
+        }
+    }
+
+    fn last_packed(&self) -> MutexGuard<'_, Stirrings> {
+        // Nothing panics while it holds the lock.
+        self.packed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether files have changed since its last archive was begun.
     pub(super) fn stirred(&self) -> Stirred {
-        let now = *self.guest.stirrings().borrow();
-        self.stirred_by(now)
+        self.stirred_by(self.stirrings())
     }
 
     fn stirred_by(&self, now: Stirrings) -> Stirred {
@@ -81,8 +104,7 @@ impl Watched {
     }
 
     fn see(&self) {
-        let now = *self.guest.stirrings().borrow();
-        *self.seen() = Some(now);
+        *self.seen() = Some(self.stirrings());
     }
 }
 
@@ -147,21 +169,25 @@ impl Vigil {
             last: self.last.map(|(begun, took)| (begun.elapsed(), took)),
         };
         match plan(look) {
-            Step::Save => {
-                let begun = Instant::now();
-                self.session.see();
-                let saved = self.shared.save(&self.session.name, &self.session.guest).await;
-                // Logged and counted where it is done.
-                if saved.is_err_and(|error| error.may_pass()) {
-                    self.session.unsee();
-                }
-                self.last = Some((begun, begun.elapsed()));
-            }
+            Step::Save => self.save(Belief::Changes).await,
+            Step::SaveBeforeEnd => self.save(self.session.belief()).await,
             Step::Wait(wait) => {
                 self.wait(wait.min(Duration::from_secs(WAIT_SECS)), look.stirred)
                     .await
             }
         }
+    }
+
+    async fn save(&mut self, belief: Belief) {
+        let begun = Instant::now();
+        self.session.see();
+        let Watched { name, guest, .. } = &*self.session;
+        let saved = self.shared.save(name, guest, belief).await;
+        // Logged and counted where it is done.
+        if saved.is_err_and(|error| error.may_pass()) {
+            self.session.unsee();
+        }
+        self.last = Some((begun, begun.elapsed()));
     }
 
     /// Until the lease changes, the time is over, or more happens than had happened already.

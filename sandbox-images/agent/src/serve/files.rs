@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use greenroom_protocol::{
-    ByteRange, FilesFate, MARK_HEADER, PACKED_HEADER, PIXELS_HEADER, RefusalKind, SIZE_HEADER,
+    ByteRange, FilesFate, MARK_HEADER, NO_MARK, PACKED_HEADER, PIXELS_HEADER, RefusalKind, SIZE_HEADER,
     limits::{IMAGE_PIXELS, MARK_BYTES},
 };
 use http::{
@@ -105,6 +105,7 @@ pub(super) async fn pack(shared: &Arc<Shared>, query: &Query) -> Result<Response
     }
     let own = format!("{}-", shared.boot);
     let known = match since.strip_prefix(&own) {
+        None if since == NO_MARK => Some(""),
         // Whoever has no archive has lost what this sandbox was filled from.
         None if since.is_empty() && lock(&shared.kept).is_some() => Some(""),
         // Another sandbox's mark says that there is one, and nothing of this one's files.

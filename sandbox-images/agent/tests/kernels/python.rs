@@ -1,6 +1,6 @@
 //! Python: what a run shows, what it leaves behind, and what nothing that it does can break.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use greenroom_agent::kernel::{Ending, KernelEvent};
 use greenroom_protocol::{
