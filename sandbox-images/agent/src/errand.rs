@@ -77,9 +77,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
         (Some(Errand::Image), Some(path)) => images::errand(Path::new(path)).is_ok(),
         (Some(Errand::Picture), Some(side)) => images::picture_errand(side).is_ok(),
         (Some(Errand::Spill), Some(path)) => output::spill_errand(Path::new(path)).is_ok(),
-        (Some(Errand::Unpack), Some(onto)) => files::unpack_errand(onto)
-            .inspect_err(|error| eprintln!("{error}"))
-            .is_ok(),
+        (Some(Errand::Unpack), Some(onto)) => files::unpack_errand(onto).is_ok(),
         (Some(Errand::Pack), Some(max)) => {
             let known = arguments.get(2).map(String::as_str).unwrap_or_default();
             files::pack_errand(max, known).is_ok()

@@ -37,6 +37,10 @@ use crate::{
 const STALL: Duration = Duration::from_secs(60);
 /// What the child says of itself, in bytes.
 const WORDS: u64 = 1024;
+/// The word that it begins with.
+const UNPACKED: &str = "unpacked";
+const FULL: &str = "full";
+const WRONG: &str = "wrong";
 
 /// What follows an archive that is whole. Without it the child cannot tell an archive's end from a broken body's.
 const WHOLE: &[u8] = b"greenroom: that is all of it";
@@ -75,7 +79,7 @@ where
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .stderr(Stdio::null());
     let mut child = spawn(command).map_err(|error| failed(&error.to_string()))?;
     let broken = match fill(&mut child, body).await {
         // It has ended, and says why.
@@ -84,24 +88,36 @@ where
         Err(Broken::Body(message)) => Some(message),
     };
     let words = async {
-        let (mut out, mut err) = (String::new(), String::new());
-        if let (Some(stdout), Some(stderr)) = (child.take_stdout(), child.take_stderr()) {
-            let (mut stdout, mut stderr) = (stdout.take(WORDS), stderr.take(WORDS));
-            // The guest may have killed it: then there are no words, and its status says enough.
-            let (read, _) = tokio::join!(stdout.read_to_string(&mut out), stderr.read_to_string(&mut err));
-            drop(read);
+        let mut said = String::new();
+        if let Some(out) = child.take_stdout() {
+            // The guest may have killed it: then there are no words.
+            drop(out.take(WORDS).read_to_string(&mut said).await);
         }
-        let done = child.wait().await.is_ok_and(|status| status.success());
-        (done, out, err)
+        drop(child.wait().await);
+        said
     };
     let said = timeout(STALL, words).await;
     if let Some(message) = broken {
         return Err(failed(&message));
     }
     match said {
-        Ok((true, out, _)) => counts(&out).ok_or_else(|| failed("what unpacks it went off its script")),
-        Ok((false, _, err)) => Err(failed(err.trim())),
+        Ok(said) => outcome(&said),
         Err(_) => Err(failed("it was not unpacked in time")),
+    }
+}
+
+/// What the child says in the end: that all is unpacked, that the disk is full, or what else was wrong.
+fn outcome(said: &str) -> Result<(Unpacked, String), Refusal> {
+    match said.trim_end().split_once(' ') {
+        Some((UNPACKED, counted)) => {
+            counts(counted).ok_or_else(|| failed("what unpacks it went off its script"))
+        }
+        Some((FULL, why)) => Err(Refusal {
+            kind: RefusalKind::DiskFull,
+            ..failed(why)
+        }),
+        Some((WRONG, why)) => Err(failed(why)),
+        _ => Err(failed("it was ended from inside")),
     }
 }
 
@@ -137,32 +153,33 @@ where
     }
 }
 
-fn counts(out: &str) -> Option<(Unpacked, String)> {
-    let mut words = out.trim().splitn(3, ' ');
+fn counts(counted: &str) -> Option<(Unpacked, String)> {
+    let mut words = counted.splitn(3, ' ');
     let mut number = || words.next()?.parse().ok();
     let (entries, bytes) = (number()?, number()?);
     Some((Unpacked { entries, bytes }, words.next()?.to_owned()))
 }
 
 fn failed(why: &str) -> Refusal {
-    let kind = if why.contains("No space left") {
-        RefusalKind::DiskFull
-    } else {
-        RefusalKind::BadRequest
-    };
-    let why = if why.is_empty() {
-        "it was ended from inside"
-    } else {
-        why
-    };
     Refusal {
-        kind,
+        kind: RefusalKind::BadRequest,
         message: format!("the archive was not unpacked: {why}"),
     }
 }
 
-/// The child's part: standard input into the current directory.
+/// The child's part: standard input into the current directory, and a line on standard output that says how that went.
 pub(crate) fn errand(onto: &str) -> io::Result<()> {
+    let unpacked = unpack_input(onto);
+    let said = match &unpacked {
+        Ok((unpacked, digest)) => format!("{UNPACKED} {} {} {digest}", unpacked.entries, unpacked.bytes),
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => format!("{FULL} {error}"),
+        Err(error) => format!("{WRONG} {error}"),
+    };
+    writeln!(io::stdout().lock(), "{said}")?;
+    unpacked.map(drop)
+}
+
+fn unpack_input(onto: &str) -> io::Result<(Unpacked, String)> {
     let onto = [Onto::Beside, Onto::Instead]
         .into_iter()
         .find(|known| known.name() == onto)
@@ -174,8 +191,7 @@ pub(crate) fn errand(onto: &str) -> io::Result<()> {
         // More than is ever archived, so nothing has to be told from it.
         Err(TooMuch::Limit(_) | TooMuch::Unreadable(_)) => "none".to_owned(),
     };
-    let mut out = io::stdout().lock();
-    writeln!(out, "{} {} {digest}", unpacked.entries, unpacked.bytes)
+    Ok((unpacked, digest))
 }
 
 fn unpack_here(input: impl Read, folder: &Path, onto: Onto) -> io::Result<Unpacked> {
@@ -322,6 +338,24 @@ mod tests {
     use tar::{Builder, Header};
 
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_an_archive_that_is_wrong() {
+        let kind = |said| outcome(said).map_err(|refusal| refusal.kind);
+        let unpacked = Unpacked { entries: 2, bytes: 5 };
+        for (said, answer) in [
+            ("unpacked 2 5 abc\n", Ok((unpacked, "abc".to_owned()))),
+            ("unpacked 2 5\n", Err(RefusalKind::BadRequest)),
+            ("full No space left on device\n", Err(RefusalKind::DiskFull)),
+            (
+                "wrong \"No space left\" is there already\n",
+                Err(RefusalKind::BadRequest),
+            ),
+            ("", Err(RefusalKind::BadRequest)),
+        ] {
+            assert_eq!(kind(said), answer, "{said:?}");
+        }
+    }
 
     fn archive(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
         let mut builder = Builder::new(Vec::new());

@@ -11,6 +11,7 @@
 
 mod bridge;
 mod bundle;
+mod process;
 mod spec;
 mod wire;
 

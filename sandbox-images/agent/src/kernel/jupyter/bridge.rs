@@ -6,17 +6,13 @@
 //! dies of the same.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::File,
     io::{self, Write},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{
-            fs::OpenOptionsExt,
-            process::{CommandExt, ExitStatusExt},
-        },
+        unix::process::ExitStatusExt,
     },
-    path::PathBuf,
-    process::{Command, ExitCode, ExitStatus, Stdio},
+    process::{ExitCode, ExitStatus},
     time::Duration,
 };
 
@@ -39,10 +35,10 @@ use super::{
     Asked, Said,
     bundle::{Bundle, cut, plain},
     line,
+    process::{Kernel, StartError, Visible},
     spec::{Interrupt, Spec},
-    wire::{Channel, Endpoints, Message, Wire, WireError},
+    wire::{Channel, Message, WireError},
 };
-use crate::child::{Child, spawn};
 
 /// Longest line from the agent: code with every byte escaped, and some room.
 const LINE_BYTES: usize = CODE_BYTES * 6 + (64 << 10);
@@ -51,14 +47,10 @@ const DISPLAYS: usize = 64;
 /// Characters of an error's message, and of its traceback.
 const MESSAGE: usize = 4 << 10;
 const TRACEBACK: usize = 16 << 10;
-/// Between two questions whether the kernel hears us.
-const GREETING: Duration = Duration::from_millis(500);
 /// How long the other half of a run's end may lag behind what came last.
 const LAG: Duration = Duration::from_secs(5);
 /// What a dying kernel has said arrives within this.
 const LAST_WORDS: Duration = Duration::from_millis(100);
-/// How long a kernel that closed its connection may take to die.
-const DYING: Duration = Duration::from_secs(2);
 /// An interrupt that was sent before a question has arrived when this is over.
 const SETTLING: Duration = Duration::from_millis(20);
 
@@ -89,7 +81,7 @@ enum Broken {
     #[error("the agent is gone")]
     Alone,
     #[error("the kernel did not start: {0}")]
-    Start(String),
+    Start(#[from] StartError),
     #[error("the kernel's connection: {0}")]
     Wire(#[from] WireError),
 }
@@ -100,9 +92,9 @@ async fn bridge(spec: &Spec) -> Result<ExitStatus, Broken> {
     let mut agent = Agent::new(line)?;
     let mut kernel = match Kernel::start(spec).await {
         Ok(kernel) => kernel,
-        Err(reason) => {
-            agent.say(&Said::Failed(reason.clone())).await?;
-            return Err(Broken::Start(reason));
+        Err(error) => {
+            agent.say(&Said::Failed(error.to_string())).await?;
+            return Err(error.into());
         }
     };
     agent
@@ -154,175 +146,6 @@ impl Agent {
     }
 }
 
-/// A kernel that has answered.
-struct Kernel {
-    child: Child,
-    wire: Wire,
-    version: String,
-}
-
-impl Kernel {
-    /// Starts the process and waits until it answers on every channel that matters. Its deadline is the agent's.
-    async fn start(spec: &Spec) -> Result<Self, String> {
-        let failed = |error: io::Error| error.to_string();
-        let endpoints = Endpoints::reserve().map_err(failed)?;
-        let file = ConnectionFile::write(&endpoints).map_err(failed)?;
-        let mut child = spawn(command(spec, &file.0)).map_err(failed)?;
-        let connected = tokio::select! {
-            wire = Wire::connect(endpoints) => wire.map_err(|error| error.to_string()),
-            status = child.wait() => Err(gone(&status)),
-        };
-        let mut kernel = Self {
-            child,
-            wire: connected?,
-            version: String::new(),
-        };
-        kernel.version = kernel.greet().await?;
-        kernel.prepare(&spec.metadata.greenroom.prelude).await?;
-        Ok(kernel)
-    }
-
-    /// Asks who it is until the answer has come on both channels: what is published before the subscription has
-    /// arrived at the kernel is lost.
-    async fn greet(&mut self) -> Result<String, String> {
-        let (mut version, mut heard) = (None, false);
-        loop {
-            let asked = self
-                .wire
-                .request(Channel::Shell, "kernel_info_request", json!({}));
-            asked.await.map_err(|error| error.to_string())?;
-            let again = Instant::now() + GREETING;
-            while let Some(message) = self.until(again).await? {
-                heard |= message.channel == Channel::Iopub;
-                if message.kind == "kernel_info_reply" {
-                    version = Some(version_of(&message.content));
-                }
-                if let (Some(version), true) = (&version, heard) {
-                    return Ok(version.clone());
-                }
-            }
-        }
-    }
-
-    /// Runs code of the image that shows nothing.
-    async fn prepare(&mut self, code: &str) -> Result<(), String> {
-        if code.is_empty() {
-            return Ok(());
-        }
-        let id = execute(&mut self.wire, code, Visible::No)
-            .await
-            .map_err(|error| error.to_string())?;
-        let end = Instant::now() + Duration::from_secs(60);
-        while let Some(message) = self.until(end).await? {
-            if message.channel == Channel::Shell && message.parent == id {
-                return match message.content["status"].as_str() {
-                    Some("ok") => Ok(()),
-                    _ => Err(format!("its prelude failed: {}", message.content["evalue"])),
-                };
-            }
-        }
-        Err("its prelude does not end".to_owned())
-    }
-
-    /// The next message, if it comes in time.
-    async fn until(&mut self, end: Instant) -> Result<Option<Message>, String> {
-        tokio::select! {
-            message = self.wire.next() => message.map(Some).map_err(|error| error.to_string()),
-            status = self.child.wait() => Err(gone(&status)),
-            () = sleep_until(end) => Ok(None),
-        }
-    }
-
-    /// How it died; one that only closed its connection is killed.
-    async fn fate(&mut self) -> Result<ExitStatus, Broken> {
-        if let Ok(status) = timeout(DYING, self.child.wait()).await {
-            return Ok(status?);
-        }
-        self.child.kill();
-        Ok(self.child.wait().await?)
-    }
-}
-
-fn gone(status: &io::Result<ExitStatus>) -> String {
-    match status {
-        Ok(status) => format!("it ended before it answered ({status})"),
-        Err(error) => error.to_string(),
-    }
-}
-
-/// In a group of its own, so that interrupts reach it by the bridge alone.
-fn command(spec: &Spec, connection_file: &std::path::Path) -> Command {
-    let file = connection_file.to_string_lossy();
-    let mut arguments = spec
-        .argv
-        .iter()
-        .map(|argument| argument.replace("{connection_file}", &file));
-    let mut command = Command::new(arguments.next().unwrap_or_default());
-    command
-        .args(arguments)
-        .envs(&spec.env)
-        .process_group(0)
-        .stdin(Stdio::null());
-    command
-}
-
-fn version_of(info: &Value) -> String {
-    let language = &info["language_info"];
-    let words = [
-        (&language["name"], &language["version"]),
-        (&info["implementation"], &info["implementation_version"]),
-    ];
-    words
-        .map(|(name, version)| {
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            format!("{} {}", text(name), text(version))
-        })
-        .join(", ")
-}
-
-/// The file that tells a kernel where to listen. Gone with this value: the kernel has read it by then.
-struct ConnectionFile(PathBuf);
-
-impl ConnectionFile {
-    fn write(endpoints: &Endpoints) -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!(".greenroom-kernel-{}.json", getpid().as_raw_nonzero()));
-        // Of an earlier process with this pid.
-        drop(fs::remove_file(&path));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        file.write_all(endpoints.connection_file().as_bytes())?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for ConnectionFile {
-    fn drop(&mut self) {
-        drop(fs::remove_file(&self.0));
-    }
-}
-
-/// Whether code counts as a cell of the conversation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Visible {
-    Yes,
-    No,
-}
-
-async fn execute(wire: &mut Wire, code: &str, visible: Visible) -> Result<String, WireError> {
-    let content = json!({
-        "code": code,
-        "silent": visible == Visible::No,
-        "store_history": visible == Visible::Yes,
-        "user_expressions": {},
-        "allow_stdin": false,
-        "stop_on_error": false,
-    });
-    wire.request(Channel::Shell, "execute_request", content).await
-}
-
 /// Between the agent and a kernel.
 struct Bridge {
     agent: Agent,
@@ -336,7 +159,7 @@ struct Bridge {
 struct Cell {
     id: String,
     /// What was asked when it seemed over.
-    question: String,
+    question: Option<String>,
     figures: String,
     began: bool,
     replied: bool,
@@ -352,20 +175,31 @@ impl Cell {
     const fn is_over(&self) -> bool {
         self.replied && self.idle
     }
+
+    /// Its error, where the kernel says no more of it than that.
+    fn bare_error(&self) -> Option<&RunError> {
+        self.error.as_ref().filter(|error| error.traceback.is_empty())
+    }
+
+    /// The question was answered.
+    fn answered(&mut self, content: &Value) {
+        self.replied = true;
+        if content["status"] == "error" && self.error.is_some() {
+            self.error = Some(raised(content));
+        }
+    }
 }
 
 impl Bridge {
     /// Serves the agent until the kernel has died, and answers how.
     async fn serve(&mut self, kernel: &mut Kernel) -> Result<ExitStatus, Broken> {
-        // What is said outside of a run belongs to none.
-        let mut none = Cell::default();
         loop {
             tokio::select! {
                 biased;
-                status = kernel.child.wait() => return self.bury(kernel, &mut none, status?).await,
+                status = kernel.child.wait() => return self.bury(kernel, None, status?).await,
                 message = kernel.wire.next() => match message {
-                    Ok(message) => self.hear(kernel, &mut none, message).await?,
-                    Err(_) => return kernel.fate().await,
+                    Ok(message) => self.hear(kernel, None, message).await?,
+                    Err(_) => return Ok(kernel.fate().await?),
                 },
                 asked = self.agent.asked() => match asked? {
                     Asked::Run { code, figures } => {
@@ -393,40 +227,19 @@ impl Bridge {
         figures: String,
     ) -> Result<Option<ExitStatus>, Broken> {
         let mut cell = Cell {
-            id: execute(&mut kernel.wire, code, Visible::Yes).await?,
+            id: kernel.execute(code, Visible::Yes).await?,
             figures,
             ..Cell::default()
         };
         if let Some(status) = self.follow(kernel, &mut cell).await? {
             return Ok(Some(status));
         }
-        let bare = cell
-            .error
-            .as_ref()
-            .is_some_and(|error| error.traceback.is_empty());
-        if bare && cell.interrupted {
+        if cell.interrupted && cell.bare_error().is_some() {
             cell.error = Some(interrupted());
-        }
-        // Race: a kernel that publishes from another task may say that it is idle before it says the result, as Deno
-        // does. Once it has answered another question the result has come, if there is one.
-        let question = if bare && !cell.interrupted && !self.explain.is_empty() {
-            let code = serde_json::to_string(code).unwrap_or_default();
-            execute(
-                &mut kernel.wire,
-                &self.explain.replace("{code}", &code),
-                Visible::No,
-            )
-            .await?
-        } else if cell.error.is_none() && cell.result.is_none() {
-            kernel
-                .wire
-                .request(Channel::Shell, "kernel_info_request", json!({}))
-                .await?
         } else {
-            String::new()
-        };
-        if !question.is_empty() {
-            cell.question = question;
+            cell.question = self.question(kernel, &cell, code).await?;
+        }
+        if cell.question.is_some() {
             cell.replied = false;
             if let Some(status) = self.follow(kernel, &mut cell).await? {
                 return Ok(Some(status));
@@ -443,6 +256,27 @@ impl Bridge {
         Ok(None)
     }
 
+    /// Asks what is still to be known of a cell that seems over, if anything is.
+    ///
+    /// Race: a kernel that publishes from another task may say that it is idle before it says the result, as Deno does.
+    /// Once it has answered another question the result has come, if there is one.
+    async fn question(
+        &self,
+        kernel: &mut Kernel,
+        cell: &Cell,
+        code: &str,
+    ) -> Result<Option<String>, WireError> {
+        if cell.bare_error().is_some() && !self.explain.is_empty() {
+            let code = serde_json::to_string(code).unwrap_or_default();
+            let explain = self.explain.replace("{code}", &code);
+            return kernel.execute(&explain, Visible::No).await.map(Some);
+        }
+        if cell.error.is_none() && cell.result.is_none() {
+            return kernel.ask_for_info().await.map(Some);
+        }
+        Ok(None)
+    }
+
     /// Hears the kernel until the cell is over, or its end overdue. Answers how the kernel died, if it did.
     async fn follow(&mut self, kernel: &mut Kernel, cell: &mut Cell) -> Result<Option<ExitStatus>, Broken> {
         let mut overdue = None;
@@ -450,10 +284,10 @@ impl Bridge {
             tokio::select! {
                 biased;
                 message = kernel.wire.next() => match message {
-                    Ok(message) => self.hear(kernel, cell, message).await?,
-                    Err(_) => return kernel.fate().await.map(Some),
+                    Ok(message) => self.hear(kernel, Some(&mut *cell), message).await?,
+                    Err(_) => return Ok(Some(kernel.fate().await?)),
                 },
-                status = kernel.child.wait() => return self.bury(kernel, cell, status?).await.map(Some),
+                status = kernel.child.wait() => return self.bury(kernel, Some(cell), status?).await.map(Some),
                 _ = self.interrupts.recv() => {
                     cell.interrupted = true;
                     self.interrupt(kernel).await?;
@@ -491,46 +325,62 @@ impl Bridge {
         Ok(())
     }
 
-    /// Understands a message. Output counts whoever's it is: threads print on when their run is over.
-    async fn hear(&mut self, kernel: &mut Kernel, cell: &mut Cell, message: Message) -> Result<(), Broken> {
-        let ours = !cell.id.is_empty() && message.parent == cell.id;
+    /// Understands a message. Output counts whoever's it is: threads print on when their run is over, and then there may
+    /// be no cell.
+    async fn hear(
+        &mut self,
+        kernel: &mut Kernel,
+        cell: Option<&mut Cell>,
+        message: Message,
+    ) -> Result<(), Broken> {
         let content = &message.content;
-        match (message.channel, message.kind.as_str()) {
-            (Channel::Iopub, "stream") => write(
+        match (message.channel, message.kind.as_str(), cell) {
+            (Channel::Iopub, "stream", _) => write(
                 content["name"].as_str().unwrap_or_default(),
                 content["text"].as_str().unwrap_or_default(),
             ),
-            (Channel::Iopub, "display_data" | "update_display_data") => {
-                self.show(cell, Bundle::read(&content["data"])).await?;
+            (Channel::Iopub, "display_data" | "update_display_data", cell) => {
+                let bundle = Bundle::read(&content["data"]);
+                match cell {
+                    Some(cell) => self.show(cell, bundle).await?,
+                    None => print(&bundle),
+                }
             }
-            (Channel::Iopub, "execute_result") if ours => {
-                self.result(cell, Bundle::read(&content["data"])).await?;
+            (Channel::Stdin, "input_request", cell) => {
+                if let Some(cell) = cell {
+                    cell.error = Some(no_terminal());
+                }
+                self.interrupt(kernel).await?;
+                // For one that waits on all the same.
+                let answer = json!({"value": "", "status": "error"});
+                kernel.wire.answer(&message, "input_reply", answer).await?;
             }
-            (Channel::Iopub, "error") if ours => cell.error = Some(raised(content)),
-            (Channel::Iopub, "status") if ours => match content["execution_state"].as_str() {
+            (_, _, Some(cell)) if message.parent == cell.id => self.advance(cell, &message).await?,
+            (Channel::Shell, _, Some(cell)) if Some(&message.parent) == cell.question.as_ref() => {
+                cell.answered(content);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Understands what is said of the cell itself.
+    async fn advance(&mut self, cell: &mut Cell, message: &Message) -> Result<(), Broken> {
+        let content = &message.content;
+        match (message.channel, message.kind.as_str()) {
+            (Channel::Iopub, "execute_result") => self.result(cell, Bundle::read(&content["data"])).await?,
+            (Channel::Iopub, "error") => cell.error = Some(raised(content)),
+            (Channel::Iopub, "status") => match content["execution_state"].as_str() {
                 Some("busy") => self.begin(cell).await?,
                 Some("idle") => cell.idle = true,
                 _ => {}
             },
-            (Channel::Shell, "execute_reply") if ours => {
+            (Channel::Shell, "execute_reply") => {
                 cell.replied = true;
                 if content["status"] != "ok" && cell.error.is_none() {
                     cell.error = Some(raised(content));
                 }
                 self.page(cell, content).await?;
-            }
-            (Channel::Shell, _) if !cell.question.is_empty() && message.parent == cell.question => {
-                cell.replied = true;
-                if content["status"] == "error" && cell.error.is_some() {
-                    cell.error = Some(raised(content));
-                }
-            }
-            (Channel::Stdin, "input_request") => {
-                cell.error = Some(no_terminal());
-                self.interrupt(kernel).await?;
-                // For one that waits on all the same.
-                let answer = json!({"value": "", "status": "error"});
-                kernel.wire.answer(&message, "input_reply", answer).await?;
             }
             _ => {}
         }
@@ -556,11 +406,8 @@ impl Bridge {
     }
 
     async fn show(&mut self, cell: &mut Cell, mut bundle: Bundle) -> Result<(), Broken> {
-        let in_run = !cell.id.is_empty();
-        if !in_run || !bundle.is_rich() || cell.displays >= DISPLAYS {
-            if let Some(text) = bundle.plain() {
-                write("stdout", &format!("{text}\n"));
-            }
+        if !bundle.is_rich() || cell.displays >= DISPLAYS {
+            print(&bundle);
             return Ok(());
         }
         cell.displays += 1;
@@ -581,15 +428,22 @@ impl Bridge {
     async fn bury(
         &mut self,
         kernel: &mut Kernel,
-        cell: &mut Cell,
+        mut cell: Option<&mut Cell>,
         status: ExitStatus,
     ) -> Result<ExitStatus, Broken> {
         while let Some(message) = kernel.wire.left(LAST_WORDS).await {
             if message.channel == Channel::Iopub {
-                self.hear(kernel, cell, message).await?;
+                self.hear(kernel, cell.as_deref_mut(), message).await?;
             }
         }
         Ok(status)
+    }
+}
+
+/// What is shown as text.
+fn print(bundle: &Bundle) {
+    if let Some(text) = bundle.plain() {
+        write("stdout", &format!("{text}\n"));
     }
 }
 
