@@ -31,6 +31,7 @@ mod sweep;
 mod vigil;
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -66,6 +67,8 @@ use crate::{
 const SAVES: u32 = 2;
 /// Archives that are unpacked at a time.
 const RESTORES: usize = 4;
+/// How long an agent may take to see that nothing has changed: it takes 32 ms, once it has given up what it was packing.
+const UNCHANGED: Duration = Duration::from_secs(2);
 /// Between two attempts to archive what somebody archives already.
 const BUSY: Duration = Duration::from_millis(250);
 
@@ -85,7 +88,8 @@ pub struct Allowance {
 pub enum ArchiveEvent {
     /// One was to be made.
     Save {
-        /// What came of it: `stored`, `unchanged`, `yielded`, `too_large`, `busy`, `lost`, `store`.
+        /// What came of it: `stored`, `unchanged`, `yielded`, `forgotten`, `too_large`, `busy`, `lost`,
+        /// `store`.
         outcome: &'static str,
         /// How long it took.
         took: Duration,
@@ -214,9 +218,29 @@ impl Archive {
     /// # Errors
     /// [`SaveError`]; the archive that was there stays.
     pub async fn save(&self, name: &SessionName, guest: &Guest) -> Result<Saved, SaveError> {
-        let until = Instant::now() + SAVE;
         let watched = self.shared.watched_by(guest);
-        let belief = watched.map_or(Belief::Changes, |watched| watched.belief());
+        let belief = watched.map_or(Belief::None, |watched| watched.belief());
+        self.save_by(name, guest, belief).await
+    }
+
+    /// The same, for a caller that has so much time: what would take longer is believed to be unchanged, if its times say
+    /// so. `None`: it is not.
+    pub async fn save_within(
+        &self,
+        name: &SessionName,
+        guest: &Guest,
+        time: Duration,
+    ) -> Option<Result<Saved, SaveError>> {
+        match timeout(time, self.save(name, guest)).await {
+            Ok(saved) => Some(saved),
+            Err(_) => timeout(UNCHANGED, self.save_by(name, guest, Belief::Changes))
+                .await
+                .ok(),
+        }
+    }
+
+    async fn save_by(&self, name: &SessionName, guest: &Guest, belief: Belief) -> Result<Saved, SaveError> {
+        let until = Instant::now() + SAVE;
         loop {
             match self.shared.save(name, guest, belief).await {
                 Err(error) if error.is_busy() && Instant::now() < until => sleep(BUSY).await,
@@ -245,16 +269,18 @@ impl Archive {
 
     /// Archives what has changed, as far as that goes within `grace`, and watches nothing any more.
     pub async fn close(&self, grace: Duration) {
-        let stirred: Vec<Arc<Watched>> = self
+        let mut stirred: Vec<Arc<Watched>> = self
             .shared
             .watched()
             .values()
             .filter(|session| session.stirred() != Stirred::No)
             .cloned()
             .collect();
+        // In this order they have their turns.
+        stirred.sort_by_key(|session| Reverse(session.stirred()));
         let saves = stirred.iter().map(|session| async {
-            // Logged and counted where it is done; there is nobody else to tell.
-            drop(self.save(&session.name, &session.guest).await);
+            // Logged and counted where it is done; there is nobody else to tell. The sandbox goes on.
+            drop(self.save_by(&session.name, &session.guest, Belief::Changes).await);
         });
         let work = async {
             join_all(saves).await;

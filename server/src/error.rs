@@ -202,6 +202,10 @@ fn not_kept(error: &SaveError) -> Failure {
             FailureKind::Unavailable,
             "the sandbox did not give them".to_owned(),
         ),
+        SaveError::Forgotten => (
+            FailureKind::Busy,
+            "another call resets the session without them at this moment".to_owned(),
+        ),
         SaveError::Store(_) | SaveError::Slow(_) => (
             FailureKind::Unavailable,
             "the store of archives failed".to_owned(),

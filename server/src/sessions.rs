@@ -18,6 +18,7 @@
 //! id was minted by us, which proves that a session existed: `restarted(no_longer_on_record)`.
 
 mod decision;
+mod ending;
 mod eviction;
 mod opening;
 mod table;
@@ -26,14 +27,15 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use futures_util::FutureExt as _;
-use greenroom_protocol::{EndReason, LastWords, LeaseState, RefusalKind, RestartReason, RunId, Standing};
+use greenroom_protocol::{LastWords, LeaseState, RestartReason, RunId, Standing};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use self::ending::Reset;
 use self::{
     eviction::Evictions,
     opening::Opening,
@@ -111,15 +113,6 @@ pub struct Session {
     /// The session's name in the engine.
     pub name: SessionName,
     shared: Arc<Shared>,
-}
-
-/// What a reset found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reset {
-    /// A sandbox, which has ended.
-    Ended,
-    /// None.
-    Nothing,
 }
 
 /// Why a session could not be opened.
@@ -300,82 +293,6 @@ impl Sessions {
         }
     }
 
-    /// Ends the session's sandbox, and returns once it has ended. The next opening gets a fresh one and says
-    /// `restarted(reset)`. It ends any sandbox that has the session's name, one that hangs or that another
-    /// version of Greenroom made too. Its files are forgotten.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub async fn reset(&self, key: &SessionKey) -> Result<Reset, OpenError> {
-        let name = self.shared.secret.session_name(key);
-        // Before, in case that this server dies in between; and after, since up to its end a sandbox may be archived.
-        self.shared.forget(&name, SystemTime::now()).await;
-        let Some(ending) = self.end(&name).await? else {
-            return Ok(Reset::Nothing);
-        };
-        self.shared.forget(&name, ending).await;
-        Ok(Reset::Ended)
-    }
-
-    /// The same, but the next sandbox gets the files of this one; where this one cannot be asked for them any more, as
-    /// they were last archived. Where they cannot be kept nothing ends.
-    ///
-    /// # Errors
-    /// [`OpenError`]; [`OpenError::NotKept`].
-    pub async fn reset_keeping_files(&self, key: &SessionKey) -> Result<Reset, OpenError> {
-        let name = self.shared.secret.session_name(key);
-        let archive = self.shared.archive.as_ref().ok_or(OpenError::NoArchive)?;
-        if let Place::Running(id) = self.shared.find_or_bring_back(&name).await?.place {
-            let saved = match self.shared.reach(&name, &id).await {
-                Ok(guest) => archive.save(&name, &guest).await.map(drop),
-                Err(error) => Err(SaveError::from(error)),
-            };
-            match saved {
-                Ok(()) => {}
-                Err(error) if error.is_of_the_sandbox() && archive.has(&name).await => {
-                    tracing::info!(session = name.short(), %error, "reset with its last archive");
-                }
-                Err(error) => return Err(OpenError::NotKept(Arc::new(error))),
-            }
-        }
-        let ended = self.end(&name).await?;
-        Ok(ended.map_or(Reset::Nothing, |_| Reset::Ended))
-    }
-
-    /// Ends the session's sandbox, if there is one. Answers since when it gives no files any more, while it still has the
-    /// session's name.
-    async fn end(&self, name: &SessionName) -> Result<Option<SystemTime>, OpenError> {
-        let id = match self.shared.find_or_bring_back(name).await?.place {
-            Place::Running(id) | Place::Ending(id) => id,
-            Place::Exited(_) | Place::Absent => return Ok(None),
-        };
-        let asked = match self.shared.reach(name, &id).await {
-            Ok(guest) => guest.end(EndReason::Reset).await,
-            Err(error) => Err(error),
-        };
-        let ending = SystemTime::now();
-        match asked {
-            Ok(()) | Err(GuestError::Ended(_)) => {
-                if !self.shared.has_ended(name, &id, RESET).await? {
-                    self.shared.engine.end(&id).await?;
-                }
-            }
-            // Nobody's yet: a server died between its name and its lease. It has nothing to lose.
-            Err(GuestError::Refused(refusal)) if refusal.kind == RefusalKind::Conflict => {
-                self.shared.engine.destroy(&id).await?;
-            }
-            Err(error) => {
-                tracing::debug!(session = name.short(), sandbox = %id, %error, "does not end itself");
-                self.shared.engine.end(&id).await?;
-            }
-        }
-        // Its exit code may not say why, so this server remembers.
-        let fate = Some(RestartReason::Reset);
-        let bond = None;
-        self.shared.table.remember(name, Memory { id, fate, bond });
-        Ok(Some(ending))
-    }
-
     /// The newest sandbox of a session that has ended and whose news is not told yet, and what it has left behind.
     ///
     /// # Errors
@@ -495,12 +412,6 @@ impl Shared {
         if let Some(mut telling) = self.table.told_soon(name) {
             // Either way there is nothing more to wait for: it was told, or it will be told again.
             let _settled = timeout(TELLING, telling.changed()).await;
-        }
-    }
-
-    async fn forget(&self, name: &SessionName, up_to: SystemTime) {
-        if let Some(archive) = &self.archive {
-            archive.forget(name, up_to).await;
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
-/// How long the stopping may take: each round leaves fewer that can fork.
+/// How long it may take: each round leaves fewer that can fork.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Looks that kill at once. Most of what is left in the background forks no more; and gVisor takes a kernel's group of
 /// processes for an orphaned one when the first orphan in it ends, and sends SIGHUP to all of it, the kernel included, if

@@ -4,13 +4,16 @@
 //! earlier time that comes later is as good as none: whoever writes one looks for the mark, and so does whoever would
 //! restore it. The times are the servers' own, as those of archives are.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    mem,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     Shared,
     save::SAVE,
     seal::{Stamp, stamp},
-    store::{Mark, StoreError},
+    store::{Listing, Mark, StoreError},
 };
 use crate::conversation::SessionName;
 
@@ -21,8 +24,18 @@ const _: () = assert!(MARKED.as_secs() > 2 * SAVE.as_secs());
 impl Shared {
     /// Forgets the files as they were up to that time.
     pub(super) async fn forget(&self, name: &SessionName, up_to: SystemTime) -> Result<(), StoreError> {
+        let up_to = millis(up_to);
+        let before = self.store.marked(name).await.ok().flatten();
         // First: what is written once the archive is gone is to be measured by it.
-        let marked = self.store.mark(name, millis(up_to)).await;
+        let marked = self
+            .store
+            .mark(name, before.map_or(up_to, |before| before.max(up_to)));
+        let marked = marked.await;
+        // Race: the next sandbox may have been archived already.
+        let there = self.stamped(name).await;
+        if matches!(there, Ok(Some(stamp)) if stamp.as_of_ms > up_to) {
+            return marked;
+        }
         // All the same where there can be no mark: what is there goes.
         self.store.remove(name).await.and(marked)
     }
@@ -64,22 +77,54 @@ impl Shared {
     ///
     /// # Errors
     /// The first failure; the other marks are cleared all the same.
-    pub(super) async fn clear_marks(&self, marks: &[Mark]) -> Result<(), StoreError> {
-        let now = SystemTime::now();
+    pub(super) async fn clear_marks(&self, listing: &mut Listing) -> Result<(), StoreError> {
         let mut first = Ok(());
-        for Mark { name, written } in marks {
-            // One of the future, by the store's clock, is a new one.
-            if now.duration_since(*written).unwrap_or_default() <= MARKED {
+        for Mark { name, written } in mem::take(&mut listing.marks) {
+            if !is_old(written) {
                 continue;
             }
-            let cleared = async {
-                self.remove_forgotten(name).await?;
-                self.store.remove_mark(name).await
-            };
-            first = first.and(cleared.await);
+            match self.clear(&name).await {
+                Ok(Cleared::WithArchive) => {
+                    let gone = name.to_string();
+                    listing.archives.retain(|archive| archive.name != gone);
+                }
+                Ok(Cleared::Mark | Cleared::Nothing) => {}
+                Err(error) => first = first.and(Err(error)),
+            }
         }
         first
     }
+
+    async fn clear(&self, name: &SessionName) -> Result<Cleared, StoreError> {
+        // Race: it may have been written anew since it was listed.
+        match self.store.mark_written(name).await? {
+            Some(written) if is_old(written) => {}
+            Some(_) | None => return Ok(Cleared::Nothing),
+        }
+        let with_archive = self.remove_forgotten(name).await?;
+        self.store.remove_mark(name).await?;
+        Ok(if with_archive {
+            Cleared::WithArchive
+        } else {
+            Cleared::Mark
+        })
+    }
+}
+
+/// What came of clearing a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cleared {
+    /// It went.
+    Mark,
+    /// With an archive that was to be forgotten.
+    WithArchive,
+    /// It was not old any more.
+    Nothing,
+}
+
+fn is_old(mark: SystemTime) -> bool {
+    // One of the future, by the store's clock, is a new one.
+    SystemTime::now().duration_since(mark).unwrap_or_default() > MARKED
 }
 
 /// As archives and marks count time.

@@ -26,7 +26,7 @@ const PACE: u64 = 1 << 20;
 
 /// How far an agent is believed that says that nothing has changed since an archive. It goes by the files' times, and
 /// under gVisor what is written through a mapping (`numpy.memmap`) changes none, so that before an end files are packed
-/// once more if anything has run since they were.
+/// once more, unless it is known that nothing has run since they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Belief {
     /// What it says of changes.
@@ -42,7 +42,7 @@ pub enum Saved {
     Stored,
     /// The one in the store is as good; where there is none, there is nothing to keep.
     Unchanged,
-    /// Another server's is newer, or the session was reset meanwhile.
+    /// Another server's is newer.
     Yielded,
 }
 
@@ -58,6 +58,9 @@ pub enum SaveError {
     /// It took too long.
     #[error("they were not archived within {0} s")]
     Slow(u64),
+    /// The session's files were to be forgotten meanwhile.
+    #[error("they were to be forgotten meanwhile")]
+    Forgotten,
     /// The sandbox gives them too slowly.
     #[error("the sandbox gives its files too slowly")]
     Dawdles,
@@ -83,14 +86,14 @@ impl SaveError {
                 RefusalKind::NotFound | RefusalKind::Internal | RefusalKind::BadRequest
             ),
             Self::Guest(_) => true,
-            Self::Dawdles | Self::Store(_) | Self::Slow(_) => false,
+            Self::Forgotten | Self::Dawdles | Self::Store(_) | Self::Slow(_) => false,
         }
     }
 
     /// Whether the same files may be archived later.
     pub(super) fn may_pass(&self) -> bool {
         // One that is slow may have had too little of the processors.
-        matches!(self, Self::Dawdles) || matches!(self.outcome(), "busy" | "store")
+        matches!(self, Self::Dawdles | Self::Forgotten) || matches!(self.outcome(), "busy" | "store")
     }
 
     fn outcome(&self) -> &'static str {
@@ -107,6 +110,7 @@ impl SaveError {
                 | RefusalKind::Internal => "lost",
             },
             Self::Guest(_) | Self::Dawdles => "lost",
+            Self::Forgotten => "forgotten",
             Self::Store(_) | Self::Slow(_) => "store",
         }
     }
@@ -172,19 +176,18 @@ impl Shared {
             Ok(()) => self.may_come(name, &stamp).await,
             Err(error) => Err(error),
         };
-        match may_come {
-            Ok(true) => writing.finish().await?,
-            Ok(false) => {
-                writing.abandon().await;
-                return Ok(Saved::Yielded);
-            }
-            Err(error) => {
-                writing.abandon().await;
-                return Err(error);
-            }
+        if !matches!(may_come, Ok(true)) {
+            writing.abandon().await;
+            return may_come.map(|_| Saved::Yielded);
         }
-        if self.remove_forgotten(name).await? {
-            return Ok(Saved::Yielded);
+        writing.finish().await?;
+        match self.remove_forgotten(name).await {
+            Ok(false) => {}
+            Ok(true) => return Err(SaveError::Forgotten),
+            // Whoever would restore it looks as well.
+            Err(error) => {
+                tracing::debug!(session = name.short(), %error, "not seen whether it was forgotten")
+            }
         }
         if let Some((watched, stirred)) = watched.zip(stirred) {
             watched.packed(stirred);
@@ -200,7 +203,7 @@ impl Shared {
     /// gone do not come back, so that is looked at once more when it has its place.
     async fn may_come(&self, name: &SessionName, stamp: &Stamp) -> Result<bool, SaveError> {
         if self.is_forgotten(name, stamp.as_of_ms).await? {
-            return Ok(false);
+            return Err(SaveError::Forgotten);
         }
         let there = self.stamped(name).await?;
         Ok(there.is_none_or(|there| there.as_of_ms <= stamp.as_of_ms))

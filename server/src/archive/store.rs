@@ -1,4 +1,4 @@
-//! Where archives lie: one object for each session, written as a whole or not at all.
+//! Where archives lie: one object for each session, written as a whole or not at all, and after a reset a mark beside it.
 
 use std::{
     fmt, fs, io,
@@ -267,6 +267,13 @@ impl Store {
         let read = async { self.objects.get(&path).await?.bytes().await };
         let said = there(within(CALL, read).await)?;
         Ok(said.and_then(|said| std::str::from_utf8(&said).ok()?.parse().ok()))
+    }
+
+    /// When the mark was written, by the store's clock.
+    pub(super) async fn mark_written(&self, name: &SessionName) -> Result<Option<SystemTime>, StoreError> {
+        let path = self.path(&marking(name));
+        let meta = there(within(CALL, self.objects.head(&path)).await)?;
+        Ok(meta.map(|meta| SystemTime::from(meta.last_modified)))
     }
 
     pub(super) async fn remove_mark(&self, name: &SessionName) -> Result<(), StoreError> {

@@ -9,7 +9,7 @@ use super::{
     Allowance, ArchiveEvent, Shared,
     owners::Owners,
     quota::{Kept, outdated, size_of, too_many},
-    store::{Listing, StoreError},
+    store::StoreError,
 };
 
 /// Between two sweeps of the store …
@@ -33,8 +33,9 @@ impl Shared {
     /// # Errors
     /// The first failure. Where only one archive cannot be read or removed the others are swept.
     async fn sweep(&self, owners: &mut Owners) -> Result<(), StoreError> {
-        let Listing { archives, marks } = self.store.list().await?;
-        let cleared = self.clear_marks(&marks).await;
+        let mut listing = self.store.list().await?;
+        let cleared = self.clear_marks(&mut listing).await;
+        let archives = listing.archives;
         let mut left = size_of(&archives);
         let (go, chosen) = self.choose(owners, archives).await;
         let (mut gone, mut removed) = (0, Ok(()));

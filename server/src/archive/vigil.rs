@@ -33,8 +33,8 @@ pub(super) struct Watched {
     pub(super) owner: Owner,
     /// What had stirred when its last archive was begun; `None` where that has to be made again.
     seen: Mutex<Option<Stirrings>>,
-    /// What had stirred when its files were packed last, or when it was first watched.
-    packed: Mutex<Stirrings>,
+    /// What had stirred when its files were packed last; `None` where nobody here has seen that, or all since then.
+    packed: Mutex<Option<Stirrings>>,
 }
 
 impl Watched {
@@ -46,13 +46,12 @@ impl Watched {
 
     /// As it is where something has stirred that this guest did not see.
     pub(super) fn stirred_before(name: SessionName, guest: Guest, owner: Owner) -> Self {
-        let packed = Mutex::new(*guest.stirrings().borrow());
         Self {
             name,
             guest,
             owner,
-            seen: Mutex::new(None),
-            packed,
+            seen: Mutex::default(),
+            packed: Mutex::default(),
         }
     }
 
@@ -63,19 +62,19 @@ impl Watched {
 
     /// Its files were packed when so much had stirred.
     pub(super) fn packed(&self, then: Stirrings) {
-        *self.last_packed() = then;
+        *self.last_packed() = Some(then);
     }
 
     /// How far an agent can be believed that nothing has changed.
     pub(super) fn belief(&self) -> Belief {
-        if *self.last_packed() == self.stirrings() {
+        if *self.last_packed() == Some(self.stirrings()) {
             Belief::Changes
         } else {
             Belief::None
         }
     }
 
-    fn last_packed(&self) -> MutexGuard<'_, Stirrings> {
+    fn last_packed(&self) -> MutexGuard<'_, Option<Stirrings>> {
         // Nothing panics while it holds the lock.
         self.packed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -175,6 +174,10 @@ impl Vigil {
                 self.wait(wait.min(Duration::from_secs(WAIT_SECS)), look.stirred)
                     .await
             }
+        }
+        if look.busy {
+            // Its end may be seen by nobody here.
+            *self.session.last_packed() = None;
         }
     }
 

@@ -154,7 +154,7 @@ impl Shared {
             return Ok(Room::None);
         }
         if let Some(archive) = &self.archive
-            && !matches!(timeout(ARCHIVING, archive.save(name, guest)).await, Ok(Ok(_)))
+            && !matches!(archive.save_within(name, guest, ARCHIVING).await, Some(Ok(_)))
         {
             return Ok(Room::None);
         }

@@ -1,11 +1,14 @@
 //! Stopping what a kernel does, from another task: interrupt and kill.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+use std::{
+    cmp::Reverse,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::KernelControl;
 use crate::{child::Quarters, crowd, descent, processes};
@@ -78,15 +81,13 @@ impl Control {
         };
     }
 
-    /// The process was waited for: its pid is nobody's from now on, or somebody else's. Answers whether it
-    /// was killed from here.
-    pub(super) fn ended(&self) -> bool {
+    /// The process was waited for: its pid is nobody's from now on, or somebody else's.
+    pub(super) fn ended(&self) {
         let mut state = self.lock();
         if let Some(process) = &mut state.process {
             process.pid = None;
         }
         state.phase = Phase::Between;
-        state.killed
     }
 
     /// What may be left of the last process, once.
@@ -150,20 +151,31 @@ impl Control {
 }
 
 impl State {
-    /// To what this run has started of the group, as a terminal does: a program that the code waits for stops as
-    /// well, and one that an earlier run left in the background goes on. The process itself comes first: bash goes
-    /// on with its next command if it sees a program die of a SIGINT that it has not had itself.
+    /// To what this run has started of the group: a program that the code waits for stops as well, and one that an
+    /// earlier run left in the background goes on.
+    ///
+    /// Race: bash goes on with its next command if a program dies of a SIGINT that bash has not had itself, or if one of
+    /// a pipeline ends by itself before it has had its own, as the reader does when the writer is gone. So all have it
+    /// at once, as from a terminal, where nobody is to be left out; and else bash has it first, and readers, which start
+    /// after who writes to them, before writers.
     fn signal(&self) {
         let Some(leader) = self.process.as_ref().and_then(|process| process.pid) else {
             return;
         };
-        // Whoever is gone has nothing to be interrupted in.
-        let _ = kill_process(leader, Signal::INT);
         let group = leader.as_raw_nonzero().get();
-        let others = processes::all().into_iter().filter(|process| {
-            process.group == group && process.pid != group && process.started >= self.since
+        let mut others = processes::all();
+        others.retain(|process| {
+            process.group == group && process.pid != group && process.state == processes::State::Alive
         });
-        for pid in others.filter_map(|process| Pid::from_raw(process.pid)) {
+        // Whoever is gone has nothing to be interrupted in.
+        if others.iter().all(|process| process.started >= self.since) {
+            let _ = kill_process_group(leader, Signal::INT);
+            return;
+        }
+        let _ = kill_process(leader, Signal::INT);
+        others.retain(|process| process.started >= self.since);
+        others.sort_by_key(|process| Reverse((process.started, process.pid)));
+        for pid in others.iter().filter_map(|process| Pid::from_raw(process.pid)) {
             let _ = kill_process(pid, Signal::INT);
         }
     }
@@ -194,7 +206,11 @@ impl KernelControl for Control {
         let quarters = Arc::clone(&self.quarters);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let root = process.pid.map(|pid| pid.as_raw_nonzero().get());
-            drop(runtime.spawn(async move { descent::end_from(&quarters, &process.tag, root).await }));
+            drop(runtime.spawn(async move {
+                if !descent::end_from(&quarters, &process.tag, root).await {
+                    tracing::warn!("something of a kernel that was killed goes on");
+                }
+            }));
         }
     }
 }

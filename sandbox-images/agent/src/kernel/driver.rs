@@ -29,7 +29,7 @@ use crate::{
 mod death;
 mod session;
 
-use death::death;
+use death::bury;
 use session::Session;
 
 /// Longest line from a kernel's process. Its texts are bounded well below; images go through files.
@@ -155,12 +155,12 @@ impl<D: Dialect> Driver<D> {
             };
             match line.map(|line| line.map(|line| self.dialect.reply(&line))) {
                 Some(Ok(Ok(Reply::Ready(version)))) => {
-                    process.version = brief(&version, VERSION);
+                    process.version = brief(&version);
                     process.voice.heard();
                     return Ok(());
                 }
                 Some(Ok(Ok(Reply::Failed(reason)))) => {
-                    return Err(self.start_error(brief(&reason, LAST_WORDS)));
+                    return Err(self.start_error(reason));
                 }
                 Some(Ok(Ok(_))) => {}
                 Some(Ok(Err(_)) | Err(_)) | None => {
@@ -172,10 +172,16 @@ impl<D: Dialect> Driver<D> {
         }
     }
 
+    /// What matters of a reason stands at its end.
     fn start_error(&self, reason: String) -> KernelError {
+        let from = reason
+            .char_indices()
+            .rev()
+            .nth(LAST_WORDS)
+            .map_or(0, |(at, _)| at);
         KernelError::Start {
             language: self.dialect.language(),
-            reason,
+            reason: reason[from..].to_owned(),
         }
     }
 
@@ -191,15 +197,18 @@ impl<D: Dialect> Driver<D> {
             None => &words,
         };
         let from = words.char_indices().rev().nth(LAST_WORDS).map_or(0, |(at, _)| at);
-        let (error, _) = death(&status, self.control.ended(), None);
+        let (error, _) = bury(&self.control, &status, None);
         format!("{}: {}", error.message, words[from..].trim())
     }
 }
 
-/// What a process says of itself, which code may have made it say: at most so many characters, none of them a control
-/// character.
-fn brief(text: &str, most: usize) -> String {
-    text.chars().filter(|c| !c.is_control()).take(most).collect()
+/// A version, which code may have made the process say.
+fn brief(version: &str) -> String {
+    version
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(VERSION)
+        .collect()
 }
 
 /// A socket of ours as a child expects it.
@@ -275,7 +284,7 @@ impl<D: Dialect> Kernel for Driver<D> {
             }
         };
         self.process = None;
-        death(&status, self.control.ended(), None).0
+        bury(&self.control, &status, None).0
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use greenroom_protocol::{
     EndReason, KernelFate, Loss, LossCause, RunError, RunEventKind, RunId, RunOutcome, RunStatus, Standing,
 };
@@ -247,7 +248,11 @@ impl Owner {
                 biased;
                 // Before the work, which may have so much to do that nothing behind it gets a turn.
                 reason = over(&mut self.ending), if !matches!(stop, Stop::Killed(_)) => stop.end(reason),
-                () = &mut alarm, if stop.next().is_some() => stop.due(Instant::now()),
+                () = &mut alarm, if stop.next().is_some() => match (&mut work).now_or_never() {
+                    // On a busy machine both may be due.
+                    Some(outcome) => break outcome,
+                    None => stop.due(Instant::now()),
+                },
                 _ = shown.recv_many(&mut batch, EVENTS) => {
                     run.log.push(batch.drain(..).map(shown_event));
                     continue;

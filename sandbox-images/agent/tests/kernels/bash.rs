@@ -1,6 +1,6 @@
 //! Bash: one shell that lives on, whatever it is given to read.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use greenroom_agent::kernel::{Ending, KernelEvent};
 
@@ -193,8 +193,8 @@ async fn background_jobs_live_on_and_their_output_is_late() {
 async fn an_interrupt_stops_what_runs_and_keeps_the_state() {
     let mut bash = Bench::bash().await;
     bash.run("kept=kept; sleep 1000 & job=$!").await;
-    // Each says that it runs from within what runs: an interrupt between two commands may let bash go on to
-    // the second.
+    // Each says that it runs from within what runs: an interrupt between two commands, or before bash waits for what it
+    // has started, may let it go on to the second.
     for code in [
         "sh -c 'echo go; exec sleep 1000'; echo never",
         "echo go; while true; do :; done; echo never",
@@ -207,10 +207,18 @@ async fn an_interrupt_stops_what_runs_and_keeps_the_state() {
         "echo go; wait; echo never",
         "python3 -c 'import time; print(\"go\", flush=True); time.sleep(1000)' 2>/dev/null; echo never",
     ] {
-        let seen = bash
-            .run_and(code, |_, control| control.interrupt())
-            .await
-            .ended(Ending::Error);
+        let (control, mut shown) = (bash.control(), 0);
+        let seen = bash.run_and(code, |_, _| {
+            shown += 1;
+            if shown == 1 {
+                let control = Arc::clone(&control);
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    control.interrupt();
+                });
+            }
+        });
+        let seen = seen.await;
         assert_eq!(seen.outcome.exit_code, Some(130), "{code}: {seen:?}");
         assert!(!seen.stdout.contains("never"), "{code}: {seen:?}");
         let seen = bash.run("echo $kept").await.ended(Ending::Ok);

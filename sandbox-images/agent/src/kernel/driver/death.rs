@@ -4,16 +4,40 @@ use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus};
 
 use greenroom_protocol::RunError;
 
-/// How a process died, in words, and its exit code. `memory` is what it held, if that was near all there is.
-pub(super) fn death(
+use crate::kernel::control::Control;
+
+/// Who ended a process that a signal has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hand {
+    /// The agent.
+    Ours,
+    /// Its own code, or the system.
+    Another,
+}
+
+/// Notes that the process was waited for, and answers how it died, as [`death`].
+pub(super) fn bury(
+    control: &Control,
     status: &io::Result<ExitStatus>,
-    killed: bool,
     memory: Option<u64>,
 ) -> (RunError, Option<i32>) {
+    control.ended();
+    let hand = if control.is_killed() {
+        Hand::Ours
+    } else {
+        Hand::Another
+    };
+    death(status, hand, memory)
+}
+
+/// How a process died, in words, and its exit code. `memory` is what it held, if that was near all there is.
+fn death(status: &io::Result<ExitStatus>, hand: Hand, memory: Option<u64>) -> (RunError, Option<i32>) {
     let code = status.as_ref().ok().and_then(ExitStatus::code);
     let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
     let (name, message) = match (code, signal, memory) {
-        (_, Some(_), _) if killed => ("killed", "the process was killed from outside of it".to_owned()),
+        (_, Some(_), _) if hand == Hand::Ours => {
+            ("killed", "the process was killed from outside of it".to_owned())
+        }
         // Under gVisor a process that the memory limit has ended exits with 1 and without a word.
         (Some(1), _, Some(held)) | (_, Some(9), Some(held)) => (
             "out_of_memory",

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::codec::LinesCodecError;
 
-use super::{Process, death::death};
+use super::{Process, death::bury};
 use crate::{
     child::Quarters,
     images,
@@ -355,7 +355,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             End::Died(status) => {
                 let near = self.memory_peak >= self.process.memory / 100 * NEAR_LIMIT;
                 let memory = near.then_some(self.memory_peak);
-                death(&status, self.control.ended(), memory)
+                bury(self.control, &status, memory)
             }
             End::Lost(reason) => {
                 self.control.ended();
