@@ -96,7 +96,7 @@ impl<D: Dialect> Driver<D> {
     }
 
     fn launch(&self) -> Result<Process, KernelError> {
-        let failed = |error: io::Error| self.start_error(error.to_string());
+        let failed = |error: io::Error| self.start_error(&error.to_string());
         let (talk, theirs) = UnixStream::pair().map_err(failed)?;
         let (lines, talk) = talk.into_split();
         let (voice, fifo) = match self.dialect.hears() {
@@ -142,7 +142,7 @@ impl<D: Dialect> Driver<D> {
         if process.voice.say(opening.as_bytes()).await.is_err() {
             // It has died already, and how is what matters.
             let status = process.child.wait().await;
-            return Err(self.start_error(self.account(process, status).await));
+            return Err(self.start_error(&self.account(process, status).await));
         }
         loop {
             let line = tokio::select! {
@@ -150,7 +150,7 @@ impl<D: Dialect> Driver<D> {
                 () = process.stdout.readable() => { process.stdout.take().await; continue }
                 () = process.stderr.readable() => { process.stderr.take().await; continue }
                 status = process.child.wait() => {
-                    return Err(self.start_error(self.account(process, status).await));
+                    return Err(self.start_error(&self.account(process, status).await));
                 }
             };
             match line.map(|line| line.map(|line| self.dialect.reply(&line))) {
@@ -160,20 +160,20 @@ impl<D: Dialect> Driver<D> {
                     return Ok(());
                 }
                 Some(Ok(Ok(Reply::Failed(reason)))) => {
-                    return Err(self.start_error(reason));
+                    return Err(self.start_error(&reason));
                 }
                 Some(Ok(Ok(_))) => {}
                 Some(Ok(Err(_)) | Err(_)) | None => {
                     process.child.kill();
                     let status = process.child.wait().await;
-                    return Err(self.start_error(self.account(process, status).await));
+                    return Err(self.start_error(&self.account(process, status).await));
                 }
             }
         }
     }
 
     /// What matters of a reason stands at its end.
-    fn start_error(&self, reason: String) -> KernelError {
+    fn start_error(&self, reason: &str) -> KernelError {
         let from = reason
             .char_indices()
             .rev()
