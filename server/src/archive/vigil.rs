@@ -65,6 +65,11 @@ impl Watched {
         *self.last_packed() = Some(then);
     }
 
+    /// Something may have changed since its files were packed that nobody here has counted.
+    fn distrust(&self) {
+        *self.last_packed() = None;
+    }
+
     /// How far an agent can be believed that nothing has changed.
     pub(super) fn belief(&self) -> Belief {
         if *self.last_packed() == Some(self.stirrings()) {
@@ -113,6 +118,8 @@ pub(super) struct Vigil {
     session: Arc<Watched>,
     idle: Duration,
     began: Instant,
+    /// When it looked last.
+    looked: Instant,
     /// When the last archive was begun, and what it took.
     last: Option<(Instant, Duration)>,
 }
@@ -124,6 +131,7 @@ impl Vigil {
             session,
             idle,
             began: Instant::now(),
+            looked: Instant::now(),
             last: None,
         }
     }
@@ -159,6 +167,11 @@ impl Vigil {
     }
 
     async fn step(&mut self, view: &LeaseView) {
+        let since_last = std::mem::replace(&mut self.looked, Instant::now()).elapsed();
+        if Duration::from_millis(view.idle_ms) < since_last {
+            // Something has run, perhaps through another server.
+            self.session.distrust();
+        }
         let look = Look {
             ends_in: Duration::from_millis(view.ends_in_ms),
             idle: self.idle,
@@ -177,7 +190,7 @@ impl Vigil {
         }
         if look.busy {
             // Its end may be seen by nobody here.
-            *self.session.last_packed() = None;
+            self.session.distrust();
         }
     }
 
