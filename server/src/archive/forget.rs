@@ -124,7 +124,7 @@ enum Cleared {
 
 fn is_old(mark: SystemTime) -> bool {
     // One of the future, by the store's clock, is a new one.
-    SystemTime::now().duration_since(mark).unwrap_or_default() > MARKED
+    mark.elapsed().unwrap_or_default() > MARKED
 }
 
 /// As archives and marks count time.

@@ -96,7 +96,7 @@ impl<D: Dialect> Driver<D> {
     }
 
     fn launch(&self) -> Result<Process, KernelError> {
-        let failed = |error: io::Error| self.start_error(&error.to_string());
+        let failed = |error: io::Error| self.start_error(error.to_string());
         let (talk, theirs) = UnixStream::pair().map_err(failed)?;
         let (lines, talk) = talk.into_split();
         let (voice, fifo) = match self.dialect.hears() {
@@ -142,7 +142,7 @@ impl<D: Dialect> Driver<D> {
         if process.voice.say(opening.as_bytes()).await.is_err() {
             // It has died already, and how is what matters.
             let status = process.child.wait().await;
-            return Err(self.start_error(&self.account(process, status).await));
+            return Err(self.start_error(self.account(process, status).await));
         }
         loop {
             let line = tokio::select! {
@@ -150,7 +150,7 @@ impl<D: Dialect> Driver<D> {
                 () = process.stdout.readable() => { process.stdout.take().await; continue }
                 () = process.stderr.readable() => { process.stderr.take().await; continue }
                 status = process.child.wait() => {
-                    return Err(self.start_error(&self.account(process, status).await));
+                    return Err(self.start_error(self.account(process, status).await));
                 }
             };
             match line.map(|line| line.map(|line| self.dialect.reply(&line))) {
@@ -160,28 +160,22 @@ impl<D: Dialect> Driver<D> {
                     return Ok(());
                 }
                 Some(Ok(Ok(Reply::Failed(reason)))) => {
-                    return Err(self.start_error(&reason));
+                    return Err(self.start_error(end_of(&reason).to_owned()));
                 }
                 Some(Ok(Ok(_))) => {}
                 Some(Ok(Err(_)) | Err(_)) | None => {
                     process.child.kill();
                     let status = process.child.wait().await;
-                    return Err(self.start_error(&self.account(process, status).await));
+                    return Err(self.start_error(self.account(process, status).await));
                 }
             }
         }
     }
 
-    /// What matters of a reason stands at its end.
-    fn start_error(&self, reason: &str) -> KernelError {
-        let from = reason
-            .char_indices()
-            .rev()
-            .nth(LAST_WORDS)
-            .map_or(0, |(at, _)| at);
+    fn start_error(&self, reason: String) -> KernelError {
         KernelError::Start {
             language: self.dialect.language(),
-            reason: reason[from..].to_owned(),
+            reason,
         }
     }
 
@@ -196,10 +190,15 @@ impl<D: Dialect> Driver<D> {
                 .unwrap_or_default(),
             None => &words,
         };
-        let from = words.char_indices().rev().nth(LAST_WORDS).map_or(0, |(at, _)| at);
         let (error, _) = bury(&self.control, &status, None);
-        format!("{}: {}", error.message, words[from..].trim())
+        format!("{}: {}", error.message, end_of(words).trim())
     }
+}
+
+/// The end of what a process says of its failure, which is where the matter stands.
+fn end_of(words: &str) -> &str {
+    let from = words.char_indices().rev().nth(LAST_WORDS);
+    &words[from.map_or(0, |(at, _)| at)..]
 }
 
 /// A version, which code may have made the process say.
